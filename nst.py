@@ -1,0 +1,402 @@
+#!/usr/bin/env python3
+"""Neural style transfer: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural
+Networks" (CVPR 2016).
+
+    python3 nst.py -v -c content.jpg -s style.jpg -r out.jpg
+
+The file reads in the order it runs: the settings, the losses of an image and their gradient, Adam
+on its pixels, from a small image to the full size, and the command line.
+"""
+
+import argparse
+import dataclasses
+import functools
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from nstlib import UserError, __version__, cli, images, losses, networks, tf
+
+log = logging.getLogger("nst")
+
+SUMMARY = "Paint a photograph in the style of a picture (Gatys, Ecker and Bethge, 2016)."
+
+
+def option(default, help, *flags, **argument):
+    """A field of Settings and what the command line needs to know of it."""
+    return field(default=default, metadata={"flags": flags, "help": help, **argument})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every option of a run; raises UserError for values that cannot work.
+
+    None stands for what suits the chosen network; `Result.settings` tells what that was.
+    """
+
+    num_iter: int = option(1000, "iterations", "-n")
+    learning_rate: float = option(5.0, "initial learning rate of Adam, in grey levels", "-l")
+    content_weight: float = option(1e4, "weight of the content loss")
+    style_weight: float = option(1e-2, "weight of the style loss")
+    tv_weight: float = option(1e2, "weight of the total-variation loss: higher is smoother")
+    size: int = option(512, "longest side of the result in pixels")
+    scales: int | None = option(
+        None, "sizes to go through, each twice the one before [as many as start at 128 or more]"
+    )
+    init: str = option("content", "where to start: content, style, noise or an image file")
+    network: str = option("vgg19", "vgg19, vgg16 or small (bundled, fast)")
+    weights: str | None = option(None, "weights file of that network (.h5 or .weights.h5)")
+    content_layers: tuple[str, ...] | None = option(
+        None, "layers that see the content [vgg: conv5_2; small: conv3_2]", nargs="+"
+    )
+    style_layers: tuple[str, ...] | None = option(
+        None, "layers that see the style [conv1_1 to conv5_1]", nargs="+"
+    )
+    pooling: str | None = option(None, "max or avg [vgg: max; small: avg]")
+    seed: int = option(0, "the same seed gives the same picture on the same machine")
+
+    def __post_init__(self):
+        known = ", ".join(networks.NETWORKS)
+        for valid, sentence in (
+            (self.num_iter >= 1, "--num_iter must be at least 1"),
+            (0 < self.learning_rate < math.inf, "--learning_rate must be above 0"),
+            (0 <= self.content_weight < math.inf, "--content_weight must be 0 or more"),
+            (0 <= self.style_weight < math.inf, "--style_weight must be 0 or more"),
+            (0 <= self.tv_weight < math.inf, "--tv_weight must be 0 or more"),
+            (
+                self.content_weight or self.style_weight,
+                "--content_weight or --style_weight must be above 0",
+            ),
+            (self.size >= 32, "--size must be at least 32"),
+            (self.scales is None or self.scales >= 1, "--scales must be at least 1"),
+            (self.network in networks.NETWORKS, f"--network must be one of {known}"),
+            (self.pooling in (None, "max", "avg"), "--pooling must be max or avg"),
+        ):
+            if not valid:
+                raise UserError(f"{sentence}, not {getattr(self, sentence.split()[0][2:])}")
+        for layer in (*(self.content_layers or ()), *(self.style_layers or ())):
+            networks.layer_name(self.network, layer)
+
+    def resolved(self) -> "Settings":
+        """These settings with every None replaced by what suits the network and the size."""
+        network = networks.NETWORKS[self.network]
+
+        def names(layers):
+            return tuple(networks.layer_name(self.network, layer) for layer in layers)
+
+        return dataclasses.replace(
+            self,
+            content_layers=names(self.content_layers or network.content_layers),
+            style_layers=names(self.style_layers or network.style_layers),
+            pooling=self.pooling or network.pooling,
+            scales=self.scales or max(1, int(math.log2(self.size / 128)) + 1),
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What `on_step` sees: the image after so many iterations, and its weighted losses."""
+
+    iteration: int
+    num_iter: int
+    losses: dict[str, float]  # "total", "content", "style", "tv"
+    seconds: float  # since the first iteration began
+    variable: "tf.Variable"
+
+    @property
+    def image(self) -> np.ndarray:
+        """The current image, uint8 [H, W, 3], smaller than the result at the first scales."""
+        return to_uint8(self.variable)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The picture, how it came about, and why the run ended early if it did."""
+
+    image: np.ndarray  # uint8 [H, W, 3]
+    losses: dict[str, list[float]]  # weighted, one entry an iteration, the start image first
+    settings: Settings  # as they were used, nothing left None
+    cut_short: BaseException | None = None  # a KeyboardInterrupt, or a UserError: loss not finite
+
+
+def to_uint8(image) -> np.ndarray:
+    return np.uint8(np.rint(np.clip(np.asarray(image)[0], 0, 255)))
+
+
+def make_objective(extractor, content, styles, settings: Settings) -> Callable:
+    """The function that is minimized: image -> (its weighted losses by name, gradient).
+
+    content: [1, H, W, 3]; styles: a list of such, of any size, whose Gram matrices are averaged.
+    A weight of 0 leaves its loss out.
+    """
+
+    def mean(values):
+        return tf.add_n(values) / len(values)
+
+    content_targets, style_targets = {}, {}
+    if settings.content_weight:
+        features = extractor(content)
+        content_targets = {layer: features[layer] for layer in settings.content_layers}
+    if settings.style_weight:
+        features = [extractor(style) for style in styles]
+        style_targets = {
+            layer: mean([losses.gram_matrix(f[layer]) for f in features])
+            for layer in settings.style_layers
+        }
+
+    def objective(image):
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            features = extractor(image)
+            parts = {"tv": settings.tv_weight * losses.total_variation_loss(image)}
+            if content_targets:
+                parts["content"] = settings.content_weight * mean(
+                    [losses.content_loss(features[x], p) for x, p in content_targets.items()]
+                )
+            if style_targets:
+                parts["style"] = settings.style_weight * mean(
+                    [
+                        losses.style_loss(losses.gram_matrix(features[x]), a)
+                        for x, a in style_targets.items()
+                    ]
+                )
+            total = tf.add_n(list(parts.values()))
+        return {"total": total, **parts}, tape.gradient(total, image)
+
+    return objective
+
+
+class Stop(Exception):
+    """`on_step` has returned False."""
+
+
+def minimize(objective, start, num_iter: int, learning_rate: float, report: Callable):
+    """The image with the lowest loss that Adam meets, and what cut the search short, if anything.
+
+    start: float32 [1, H, W, 3]. The learning rate falls along a half cosine, so that the last
+    steps smooth out the noise that the first ones leave (the paper uses L-BFGS).
+    `report(iteration, losses, image)` sees each image as its losses are measured, the start image
+    first, and may raise Stop.
+    """
+    image, best = tf.Variable(start), tf.Variable(start)
+    lowest = tf.Variable(math.inf)
+    schedule = tf.keras.optimizers.schedules.CosineDecay(learning_rate, num_iter)
+    adam = tf.keras.optimizers.Adam(schedule)
+    adam.build([image])
+
+    @tf.function
+    def step():
+        parts, gradient = objective(image)
+        if parts["total"] < lowest:
+            lowest.assign(parts["total"])
+            best.assign(image)
+        adam.apply_gradients([(gradient, image)])
+        image.assign(tf.clip_by_value(image, 0.0, 255.0))
+        return parts
+
+    try:
+        for iteration in range(num_iter + 1):  # the last image is only measured: its rate is 0
+            parts = {name: float(value) for name, value in step().items()}
+            if not math.isfinite(parts["total"]):
+                bad = ", ".join(x for x, y in parts.items() if not math.isfinite(y))
+                raise UserError(
+                    f"the loss ({bad}) was not finite at iteration {iteration}: lower "
+                    "--learning_rate, or the weight of that loss"
+                )
+            report(iteration, parts, image)
+    except (KeyboardInterrupt, UserError, Stop) as reason:
+        return best.numpy(), reason
+    return best.numpy(), None
+
+
+def scale_sizes(size: int, scales: int) -> list[int]:
+    """The longest side at each scale, half the next one's: 512 in 3 is 128, 256, 512."""
+    return [round(size / 2**k) for k in reversed(range(scales))]
+
+
+def load_image(source, size: int) -> np.ndarray:
+    """float32 [H, W, 3] with the longest side `size`; says so where that enlarges it."""
+    name = "an image" if isinstance(source, np.ndarray) else source
+    before = images.image_size(source)
+    image = images.load(source, size)
+    height, width = image.shape[:2]
+    log.info("%s: %d x %d pixels, used at %d x %d", name, *before, width, height)
+    if size > max(before):
+        log.warning(
+            "%s has only %d x %d pixels; it is enlarged to %d x %d (--size)",
+            *(name, *before, width, height),
+        )
+    if min(width, height) < 16:
+        raise UserError(
+            f"{name} at --size {size} is only {width} x {height} pixels, and VGG halves it four "
+            f"times: make --size at least {math.ceil(16 * max(before) / min(before))}"
+        )
+    return image
+
+
+def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> np.ndarray:
+    """Where the optimization starts, float32 [H, W, 3] of the content's size."""
+    if settings.init == "content":
+        return content
+    if settings.init == "noise":
+        return np.random.default_rng(settings.seed).uniform(0, 255, content.shape)
+    image = style if settings.init == "style" else images.load(settings.init)
+    return images.resize(image, *content.shape[:2])
+
+
+def load_network(settings: Settings) -> "tuple[Settings, tf.keras.Model]":
+    """The submodel, and the settings resolved for it: `small`'s where VGG cannot be had."""
+    resolved = settings.resolved()
+    layers = dict.fromkeys(
+        (resolved.content_layers if settings.content_weight else ())
+        + (resolved.style_layers if settings.style_weight else ())
+    )
+    try:
+        return resolved, networks.feature_extractor(
+            resolved.network, list(layers), resolved.pooling, resolved.weights
+        )
+    except networks.WeightsUnavailable as reason:
+        log.warning("%s. Going on with the bundled network (--network small).", reason)
+        return load_network(dataclasses.replace(settings, network="small"))
+
+
+def stylize(
+    content: "str | Path | np.ndarray",
+    styles: "str | Path | np.ndarray | Sequence[str | Path | np.ndarray]",
+    settings: Settings = Settings(),
+    on_step: Callable[[Step], bool | None] | None = None,
+) -> Result:
+    """The content in the manner of the style, or of the mean of several styles.
+
+    content, styles: paths, or uint8 arrays [H, W, 3]. From a small image up to the full size, so
+    that large shapes move too; `num_iter` is shared out evenly among the scales. `on_step` sees
+    every iteration and ends the run by returning False. An interrupt, or a loss that is no longer
+    finite, ends it too, with the best image so far and the reason in the Result; before there is
+    an image it is raised. Raises UserError for what cannot work.
+    """
+    if isinstance(styles, str | Path | np.ndarray):
+        styles = [styles]
+    content = load_image(content, settings.size)
+    styles = [load_image(style, settings.size) for style in styles]
+    image = start_image(settings, content, styles[0])
+    if settings.weights:  # before TensorFlow's seconds
+        networks.read_weights(settings.weights, settings.network)
+    settings, extractor = load_network(settings)
+    log.info("network %s, layers %s", settings.network, " ".join(extractor.output))
+
+    def at(image, size):
+        height, width = image.shape[:2]
+        width, height = images.size_to_fit(width, height, size)
+        return tf.constant(images.resize(image, height, width)[np.newaxis])
+
+    thinnest = min(min(x.shape[:2]) / max(x.shape[:2]) for x in (content, *styles))
+    sizes = scale_sizes(settings.size, min(settings.scales, settings.num_iter))
+    sizes = [size for size in sizes[:-1] if size * thinnest >= 32] + sizes[-1:]
+    ends = [settings.num_iter * (k + 1) // len(sizes) for k in range(len(sizes))]
+    history: dict[str, list[float]] = {"total": []}
+    done, began = 0, time.monotonic()
+
+    def report(iteration, parts, variable):
+        if done and not iteration:  # the start of a scale is the end of the one before
+            return
+        for name, value in parts.items():
+            history.setdefault(name, []).append(value)
+        step = Step(done + iteration, settings.num_iter, parts, time.monotonic() - began, variable)
+        if on_step and on_step(step) is False:
+            raise Stop
+
+    for size, end in zip(sizes, ends, strict=True):
+        target = at(content, size)
+        objective = make_objective(extractor, target, [at(x, size) for x in styles], settings)
+        start = images.resize(image, *target.shape[1:3])[np.newaxis]
+        best, reason = minimize(objective, start, end - done, settings.learning_rate, report)
+        image, done = best[0], end
+        if reason:
+            break
+    if reason and not history["total"]:
+        raise reason
+    image = to_uint8(images.resize(image, *content.shape[:2])[np.newaxis])
+    return Result(image, history, settings, None if isinstance(reason, Stop) else reason)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line: besides these, every field of Settings is an option of the same name."""
+    parser = cli.Parser(prog="nst.py", description=SUMMARY, allow_abbrev=False)
+    required = functools.partial(parser.add_argument, required=True, metavar="FILE")
+    required("-c", "--content", help="content image")
+    required("-s", "--style", action="append", help="style image; several are mixed evenly")
+    required("-r", "--result", help=f"where the result goes ({' '.join(images.FORMATS)})")
+    parser.add_fields(Settings)
+    parser.add_argument("-p", "--print_every", type=int, default=100, help="see -v [100]")
+    parser.add_argument(
+        *("-v", "--verbose"),
+        action="store_true",
+        help="print network, sizes and, every so many iterations, the weighted losses",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--version", action="version", version=f"nst {__version__}")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """One picture, from checking the arguments to saving; returns the exit status."""
+    log.setLevel(logging.INFO if args.verbose else logging.WARNING)
+    if args.print_every < 1:
+        raise UserError(f"--print_every must be at least 1, not {args.print_every}")
+    settings = Settings(**{x.name: getattr(args, x.name) for x in dataclasses.fields(Settings)})
+    images.check_result_path(args.result)
+    if Path(args.result).exists():
+        for source in (args.content, *args.style):
+            if Path(source).exists() and Path(source).samefile(args.result):
+                raise UserError(f"the result would replace {source}: give -r another name")
+        log.warning("%s is there already and will be replaced.", args.result)
+
+    with tqdm(total=settings.num_iter, disable=args.verbose or not sys.stderr.isatty()) as bar:
+
+        def on_step(step):
+            if step.iteration % args.print_every == 0 or step.iteration == step.num_iter:
+                parts = "  ".join(f"{name} {value:.3e}" for name, value in step.losses.items())
+                log.info("%6d  %s  %.1f s", step.iteration, parts, step.seconds)
+            bar.set_postfix_str(f"loss {step.losses['total']:.3e}", refresh=False)
+            bar.update(step.iteration - bar.n)
+
+        result = stylize(args.content, args.style, settings, on_step)
+    with cli.signals(signal.SIG_IGN):  # no second Ctrl-C can lose the picture
+        images.save(args.result, result.image)
+    if isinstance(result.cut_short, KeyboardInterrupt):
+        done = len(result.losses["total"]) - 1
+        log.warning("Stopped at iteration %d; the best picture so far is in %s.", done, args.result)
+        return cli.exit_status(result.cut_short)
+    if result.cut_short:
+        raise UserError(f"{result.cut_short}; the last good picture is in {args.result}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, 2 for what the user can mend, 130 or 143 after
+    Ctrl-C or SIGTERM."""
+    argv = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(format="%(message)s")
+    try:
+        with cli.signals(cli.interrupt):
+            return run(parse(argv))
+    except UserError as error:
+        if "--debug" in argv:
+            raise
+        print(f"nst: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as reason:
+        print("nst: stopped before there was a picture; nothing is saved", file=sys.stderr)
+        return cli.exit_status(reason)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

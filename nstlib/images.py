@@ -1,0 +1,258 @@
+"""Images in and out of files: every conversion a photograph needs, and saving that loses nothing.
+
+Inside the program an image is RGB in sRGB, [H, W, 3], 0..255. This module never imports TensorFlow.
+"""
+
+import contextlib
+import io
+import os
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+from nstlib import UserError
+
+# How a result is saved, by the ending of its name.
+FORMATS = {
+    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},  # 0: full-resolution colour
+    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".png": {"format": "PNG"},
+    ".webp": {"format": "WEBP", "quality": 95},
+    ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+    ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+}
+
+# A fixed date (2000-01-01) in the profile's header, so that equal images make equal files.
+_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+_SRGB = _SRGB[:24] + np.array([2000, 1, 1, 0, 0, 0], ">u2").tobytes() + _SRGB[36:]
+
+# What brings an image upright, by its EXIF orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def size_to_fit(width: int, height: int, size: int) -> tuple[int, int]:
+    """(width, height) with the same aspect, whose longest side is `size`; each at least 1."""
+    scale = size / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def load(path: str | os.PathLike | np.ndarray, size: int | None = None) -> np.ndarray:
+    """Read an image as float32 RGB [H, W, 3] in 0..255, upright, in sRGB and without transparency.
+
+    path: a file (of an animation, the first frame), or an array, uint8 [H, W, 3].
+    size: the longest side of the result in pixels, None to keep it as it is.
+    Colour profiles are converted to sRGB; what is transparent is laid over white.
+    Raises UserError where the file cannot be read or the array is none of these.
+    """
+    if isinstance(path, np.ndarray):
+        picture = Image.fromarray(_checked(path))
+        if size is not None:
+            picture = picture.resize(size_to_fit(*picture.size, size), Image.Resampling.LANCZOS)
+    else:
+        with _reading(path) as im:
+            picture = _decode(im, size)
+    return np.array(picture, dtype=np.float32)
+
+
+def image_size(path: str | os.PathLike | np.ndarray) -> tuple[int, int]:
+    """(width, height) in pixels that `load(path)` will have; reads the file's header only.
+
+    An orientation written after the pixels, as very few PNGs have it, is not seen.
+    Raises UserError like `load`.
+    """
+    if isinstance(path, np.ndarray):
+        height, width, _ = _checked(path).shape
+        return width, height
+    with _reading(path) as im:
+        # Pillow gives a TIFF's size as it will be once upright.
+        sideways = im.format != "TIFF" and _orientation(im) in range(5, 9)
+        return im.size[::-1] if sideways else im.size
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Float32 [H, W, 3] to float32 [height, width, 3] in 0..255, antialiased (Lanczos)."""
+    channels = [
+        Image.fromarray(channel).resize((width, height), Image.Resampling.LANCZOS)
+        for channel in np.moveaxis(np.asarray(image, np.float32), -1, 0)
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1).clip(0, 255)
+
+
+def check_result_path(path: str | os.PathLike) -> None:
+    """Raise UserError unless `save(path, ...)` can be expected to work; changes nothing."""
+    _save_options(path)
+    target = Path(path).resolve()
+    try:
+        if target.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder; name a file in it")
+        if target.exists() and not target.is_file():
+            raise UserError(f"cannot write {path}: it is not a regular file; choose another name")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise UserError(f"cannot write {path}: it is write-protected; choose another name")
+        folder = target.parent
+        if not folder.is_dir():
+            raise UserError(f"cannot write {path}: there is no folder {folder}; create it first")
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".nst-"):
+            pass  # nothing less than writing shows that a folder can be written to
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {_why(error)}; choose another place") from error
+
+
+def save(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Write an image, in the format that the ending of `path` names; see FORMATS.
+
+    image: [H, W, 3], uint8 or float in 0..255, which is clipped and rounded.
+    An earlier file at `path` is replaced once the new one is whole, and untouched if that fails.
+    Then UserError says why, and in which temporary PNG the image is instead.
+    """
+    options = _save_options(path)
+    image = np.asarray(image)
+    if image.dtype != np.uint8:
+        image = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+    picture = Image.fromarray(image)
+    try:
+        _write(Path(path).resolve(), picture, options)
+    except Exception as error:  # Pillow raises ValueError and others besides OSError
+        message = f"cannot write {path}: {_why(error)}"
+        try:
+            name = f"{Path(path).stem[:40]}-{uuid.uuid4().hex[:8]}.png"
+            rescue = Path(tempfile.gettempdir(), name)
+            _write(rescue, picture, FORMATS[".png"])
+        except Exception as second:
+            message += f", and nowhere else either: {_why(second)}; the image is lost"
+            raise UserError(message) from error
+        raise UserError(f"{message}; the image is in {rescue} instead") from error
+
+
+def _write(path: Path, picture: Image.Image, options: dict) -> None:
+    """Write a file that is there as a whole or not at all."""
+    # Not tempfile, which makes files that nobody but their owner can read.
+    temporary = path.with_name(f".nst-{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("x+b") as file:
+            picture.save(file, icc_profile=_SRGB, **options)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _save_options(path: str | os.PathLike) -> dict:
+    suffix = Path(path).suffix
+    if suffix.lower() not in FORMATS:
+        problem = f"the ending {suffix} is unknown" if suffix else "its name has no ending"
+        raise UserError(f"cannot write {path}: {problem}; use one of {', '.join(FORMATS)}")
+    return FORMATS[suffix.lower()]
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise UserError(
+            "an image given as an array must be uint8 of shape [height, width, 3], "
+            f"not {image.dtype} of shape {list(image.shape)}"
+        )
+    return image
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike) -> Iterator[Image.Image]:
+    """Open an image file; whatever goes wrong before it is closed is a UserError."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from 89 megapixels on, and of every oddity in a file's metadata.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as im:
+                yield im
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
+        raise UserError(f"cannot read {path}: {_why_unreadable(Path(path), error)}") from error
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return f"no such file (looked in {path.absolute().parent}); check the name"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder; name an image in it"
+    if isinstance(error, PermissionError):
+        return "permission denied; change its permissions or copy it elsewhere"
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        return f"it has more than {limit:.0f} megapixels; make it smaller first"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it; make it smaller first"
+    if not isinstance(error, UnidentifiedImageError):
+        return f"it is damaged or incomplete ({_why(error)}); fetch it again"
+    with path.open("rb") as file:
+        start = file.read(12)
+    if not start:
+        return "the file is empty; fetch it again"
+    if start[4:8] == b"ftyp" and start[8:11] in {b"hei", b"hev", b"mif", b"msf"}:
+        return "it is a HEIC image; convert it to JPEG or PNG first"
+    return "it is damaged or of an unknown format; convert it to JPEG or PNG first"
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _decode(im: Image.Image, size: int | None) -> Image.Image:
+    """An opened image as RGB in sRGB; see `load`."""
+    target = im.size
+    if size is not None:
+        target = size_to_fit(*im.size, size)
+        # Have a large JPEG decoded at 1/2, 1/4 or 1/8, which leaves the filter twice the target.
+        im.draft(None, (2 * target[0], 2 * target[1]))
+    im.load()
+    profile = im.info.get("icc_profile")
+    upright = _UPRIGHT.get(_orientation(im))  # after load(), which turns TIFFs and resets theirs
+    im = _opaque(im)
+    if im.size != target:
+        im = im.resize(target, Image.Resampling.LANCZOS)
+    if upright is not None:
+        im = im.transpose(upright)
+    if profile:  # one that is broken, or for other channels than the image has, is ignored
+        with contextlib.suppress(ImageCms.PyCMSError):
+            profiles = io.BytesIO(profile), io.BytesIO(_SRGB)
+            return ImageCms.profileToProfile(im, *profiles, outputMode="RGB")
+    return im.convert("RGB")
+
+
+def _orientation(im: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, where there is none or the EXIF data is broken."""
+    try:  # the method of the base class: a PNG's own decodes the whole image
+        return int(Image.Image.getexif(im).get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+def _opaque(im: Image.Image) -> Image.Image:
+    """An image of any mode in 8 bits as L, RGB or CMYK, laid over white if it is transparent."""
+    if im.mode == "F" or im.mode.startswith("I"):
+        values = np.nan_to_num(np.asarray(im, np.float32))
+        if im.mode != "F":
+            values = values / 65535
+        elif values.max() > 1:
+            values = values / 255
+        return Image.fromarray(np.rint(255 * values.clip(0, 1)).astype(np.uint8))
+    if im.mode == "CMYK":
+        return im
+    mode = "L" if im.mode in {"1", "L", "LA", "La"} else "RGB"  # grey, for grey profiles to fit
+    if not im.has_transparency_data:
+        return im.convert(mode)
+    im = im.convert("RGBA")
+    white = Image.new(mode, im.size, "white")
+    white.paste(im, mask=im.getchannel("A"))
+    return white

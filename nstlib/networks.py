@@ -1,0 +1,183 @@
+"""The VGG networks (Simonyan and Zisserman, 2015) and where their weights come from."""
+
+import contextlib
+import os
+import re
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nstlib import UserError, tf
+
+STYLE_LAYERS = tuple(f"block{b}_conv1" for b in range(1, 6))  # the paper's conv1_1 ... conv5_1
+
+
+@dataclass(frozen=True)
+class Network:
+    """A VGG network: blocks of 3x3 convolutions, each block but the last halved by pooling."""
+
+    blocks: tuple[tuple[int, int], ...]  # (channels, convolutions) of each block
+    content_layers: tuple[str, ...]  # its defaults for style transfer
+    style_layers: tuple[str, ...]
+    pooling: str
+    weights: str  # an address to download from, or a file in this folder
+    md5: str | None = None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The kernel shape of each layer by name, first to last."""
+        shapes, depth = {}, 3
+        for b, (channels, convolutions) in enumerate(self.blocks, 1):
+            for c in range(1, convolutions + 1):
+                shapes[f"block{b}_conv{c}"] = (3, 3, depth, channels)
+                depth = channels
+        return shapes
+
+
+IMAGENET = "https://storage.googleapis.com/tensorflow/keras-applications/"
+NETWORKS = {
+    "vgg19": Network(
+        blocks=((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)),
+        content_layers=("block5_conv2",),
+        style_layers=STYLE_LAYERS,
+        pooling="max",
+        weights=IMAGENET + "vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        md5="253f8cb515780f3b799900260a226db6",
+    ),
+    "vgg16": Network(
+        blocks=((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)),
+        content_layers=("block5_conv2",),
+        style_layers=STYLE_LAYERS,
+        pooling="max",
+        weights=IMAGENET + "vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        md5="6d6bbae143d832006294945121d1f1fc",
+    ),
+    # VGG13's depth, under half its channels, trained on photographs by training/train_small.py.
+    "small": Network(
+        blocks=((16, 2), (48, 2), (96, 2), (192, 2), (192, 2)),
+        content_layers=("block3_conv2",),
+        style_layers=STYLE_LAYERS,
+        pooling="avg",
+        weights="small.h5",
+    ),
+}
+
+
+class WeightsUnavailable(UserError):
+    """The ImageNet weights are neither in Keras's cache nor to be downloaded."""
+
+
+def layer_name(network: str, name: str) -> str:
+    """Keras's name of a layer from Keras's or the paper's: conv3_2 is block3_conv2.
+
+    Raises UserError where the network has no such layer.
+    """
+    keras_name = re.sub(r"^conv(\d)_(\d)$", r"block\1_conv\2", name.strip())
+    names = NETWORKS[network].shapes
+    if keras_name not in names:
+        raise UserError(
+            f"{network} has no layer {name!r}; its layers are block1_conv1 to {list(names)[-1]}"
+        )
+    return keras_name
+
+
+def feature_extractor(
+    network: str,
+    layers: list[str],
+    pooling: str | None = None,
+    weights: str | Path | None = None,
+) -> "tf.keras.Model":
+    """The submodel that outputs the named activations and computes nothing past the deepest.
+
+    From an image, float32 RGB [1, H, W, 3] in 0..255 with H and W at least 16, to a dict of
+    activations [1, h, w, C] (after the ReLU) by layer name. `pooling` is "max" or "avg" [the
+    network's own]; `weights` a file [downloaded, or bundled]. Raises UserError for an unknown layer
+    or a file of another network, WeightsUnavailable where a download fails.
+    """
+    description = NETWORKS[network]
+    keras = tf.keras
+    names = [layer_name(network, name) for name in layers]
+    kernels = read_weights(weights or find_weights(network), network)
+    pool = {"max": keras.layers.MaxPooling2D, "avg": keras.layers.AveragePooling2D}[
+        pooling or description.pooling
+    ]
+    image = keras.Input([None, None, 3], name="image")
+    x = subtract_mean(image)
+    activations, missing, block = {}, set(names), "block1"
+    for name, (_, _, _, channels) in description.shapes.items():
+        if not missing:
+            break
+        if not name.startswith(block):
+            x = pool(2, name=f"{block}_pool")(x)
+            block = name.split("_")[0]
+        convolution = keras.layers.Conv2D(
+            channels, 3, padding="same", activation="relu", trainable=False, name=name
+        )
+        x = activations[name] = convolution(x)
+        convolution.set_weights(kernels[name])
+        missing.discard(name)
+    return keras.Model(image, {name: activations[name] for name in names}, name=network)
+
+
+def subtract_mean(image):
+    """From RGB to what Keras's VGG was trained on: BGR less the mean colour of ImageNet."""
+    return image[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
+
+
+def find_weights(network: str) -> str:
+    """The path of the network's own weights: bundled, or downloaded once into Keras's cache.
+
+    Keras checks the file's hash at each run, so what a cut-off download leaves is never trusted.
+    """
+    source = NETWORKS[network].weights
+    if not source.startswith("https:"):
+        return str(Path(__file__).with_name(source))
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # Keras sets none: a silent network would hang it for minutes
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # where its progress bar belongs
+            return tf.keras.utils.get_file(
+                origin=source, file_hash=NETWORKS[network].md5, cache_subdir="models"
+            )
+    except Exception as error:  # Keras raises bare Exception for what urllib found
+        home = os.environ.get("KERAS_HOME", "~/.keras")
+        raise WeightsUnavailable(
+            f"the ImageNet weights of {network} cannot be downloaded ({error}); "
+            f"get {Path(source).name} from {source} on another machine and put it into "
+            f"{home}/models/ here, or name it with --weights"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def read_weights(path: str | Path, network: str) -> dict[str, list[np.ndarray]]:
+    """[kernel, bias] of each layer, float32, from an .h5 or .weights.h5 file that Keras wrote.
+
+    Reads numbers only: nothing in the file is executed. Raises UserError where the file cannot be
+    read or is not of this network.
+    """
+    import h5py
+
+    found = {}
+
+    def visit(name, item):
+        # Keras writes block1_conv1/.../kernel, or, in .weights.h5, layers/conv2d_7/vars/0.
+        if isinstance(item, h5py.Dataset) and item.ndim == 4:
+            bias = next(x for x in item.parent.values() if x.ndim == 1)
+            layer = re.search(r"block\d_conv\d|conv2d(_\d+)?", name)
+            found[layer.group() if layer else name] = item, bias
+
+    try:
+        with h5py.File(path) as file:
+            file.visititems(visit)
+            numbered = sorted((x for x in found if "conv2d" in x), key=lambda x: int("0" + x[7:]))
+            shapes = NETWORKS[network].shapes
+            found.update(zip(shapes, (found.pop(x) for x in numbered), strict=False))
+            if {name: kernel.shape for name, (kernel, _) in found.items()} != shapes:
+                raise UserError(f"{path} does not hold the weights of {network}")
+            return {name: [np.float32(x) for x in pair] for name, pair in found.items()}
+    except (OSError, StopIteration, AttributeError) as error:
+        raise UserError(f"cannot read {path} as a Keras weights file: {error}") from error
