@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from nstlib import UserError, __version__, cli, images, losses, networks, tf
 log = logging.getLogger("nst")
 
 SUMMARY = "Paint a photograph in the style of a picture (Gatys, Ecker and Bethge, 2016)."
+
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
 def option(default, help, *flags, **argument):
@@ -49,7 +52,9 @@ class Settings:
     tv_weight: float = option(1e2, "weight of the total-variation loss: higher is smoother")
     size: int = option(512, "longest side of the result in pixels")
     scales: int | None = option(
-        None, "sizes to go through, each twice the one before [as many as start at 128 or more]"
+        None,
+        "sizes to go through, each twice the one before [as many as start at 128 or more]",
+        type=int,
     )
     init: str = option("content", "where to start: content, style, noise or an image file")
     network: str = option("vgg19", "vgg19, vgg16 or small (bundled, fast)")
@@ -65,23 +70,24 @@ class Settings:
 
     def __post_init__(self):
         known = ", ".join(networks.NETWORKS)
-        for valid, sentence in (
-            (self.num_iter >= 1, "--num_iter must be at least 1"),
-            (0 < self.learning_rate < math.inf, "--learning_rate must be above 0"),
-            (0 <= self.content_weight < math.inf, "--content_weight must be 0 or more"),
-            (0 <= self.style_weight < math.inf, "--style_weight must be 0 or more"),
-            (0 <= self.tv_weight < math.inf, "--tv_weight must be 0 or more"),
+        for name, valid, wanted in (
+            ("num_iter", self.num_iter >= 1, "at least 1"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
+            ("content_weight", 0 <= self.content_weight < math.inf, "0 or more"),
+            ("style_weight", 0 <= self.style_weight < math.inf, "0 or more"),
             (
-                self.content_weight or self.style_weight,
-                "--content_weight or --style_weight must be above 0",
+                "style_weight",
+                self.style_weight or self.content_weight,
+                "above 0 if the content's is 0",
             ),
-            (self.size >= 32, "--size must be at least 32"),
-            (self.scales is None or self.scales >= 1, "--scales must be at least 1"),
-            (self.network in networks.NETWORKS, f"--network must be one of {known}"),
-            (self.pooling in (None, "max", "avg"), "--pooling must be max or avg"),
+            ("tv_weight", 0 <= self.tv_weight < math.inf, "0 or more"),
+            ("size", self.size >= 32, "at least 32 pixels"),
+            ("scales", self.scales is None or self.scales >= 1, "at least 1"),
+            ("network", self.network in networks.NETWORKS, f"one of {known}"),
+            ("pooling", self.pooling in (None, "max", "avg"), "max or avg"),
         ):
             if not valid:
-                raise UserError(f"{sentence}, not {getattr(self, sentence.split()[0][2:])}")
+                raise UserError(f"--{name} must be {wanted}, not {getattr(self, name)}")
         for layer in (*(self.content_layers or ()), *(self.style_layers or ())):
             networks.layer_name(self.network, layer)
 
@@ -105,16 +111,16 @@ class Settings:
 class Step:
     """What `on_step` sees: the image after so many iterations, and its weighted losses."""
 
-    iteration: int
-    num_iter: int
+    iteration: int  # 0 is the start image
     losses: dict[str, float]  # "total", "content", "style", "tv"
+    progress: float  # share of the run's work that is done, 0 to 1
     seconds: float  # since the first iteration began
     variable: "tf.Variable"
 
     @property
     def image(self) -> np.ndarray:
         """The current image, uint8 [H, W, 3], smaller than the result at the first scales."""
-        return to_uint8(self.variable)
+        return to_uint8(self.variable.numpy()[0])
 
 
 @dataclass(frozen=True)
@@ -127,8 +133,12 @@ class Result:
     cut_short: BaseException | None = None  # a KeyboardInterrupt, or a UserError: loss not finite
 
 
-def to_uint8(image) -> np.ndarray:
-    return np.uint8(np.rint(np.clip(np.asarray(image)[0], 0, 255)))
+class Stop(Exception):
+    """`on_step` has returned False."""
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    return np.rint(image).astype(np.uint8)
 
 
 def make_objective(extractor, content, styles, settings: Settings) -> Callable:
@@ -156,40 +166,35 @@ def make_objective(extractor, content, styles, settings: Settings) -> Callable:
         with tf.GradientTape() as tape:
             tape.watch(image)
             features = extractor(image)
-            parts = {"tv": settings.tv_weight * losses.total_variation_loss(image)}
+            parts = {}
             if content_targets:
                 parts["content"] = settings.content_weight * mean(
                     [losses.content_loss(features[x], p) for x, p in content_targets.items()]
                 )
             if style_targets:
+                grams = {x: losses.gram_matrix(features[x]) for x in style_targets}
                 parts["style"] = settings.style_weight * mean(
-                    [
-                        losses.style_loss(losses.gram_matrix(features[x]), a)
-                        for x, a in style_targets.items()
-                    ]
+                    [losses.style_loss(grams[x], a) for x, a in style_targets.items()]
                 )
+            parts["tv"] = settings.tv_weight * losses.total_variation_loss(image)
             total = tf.add_n(list(parts.values()))
         return {"total": total, **parts}, tape.gradient(total, image)
 
     return objective
 
 
-class Stop(Exception):
-    """`on_step` has returned False."""
+def minimize(objective: Callable, best: "tf.Variable", settings: Settings, num_iter: int, report):
+    """Adam on the pixels of `best`, [1, H, W, 3], which always holds the image of lowest loss.
 
-
-def minimize(objective, start, num_iter: int, learning_rate: float, report: Callable):
-    """The image with the lowest loss that Adam meets, and what cut the search short, if anything.
-
-    start: float32 [1, H, W, 3]. The learning rate falls along a half cosine, so that the last
-    steps smooth out the noise that the first ones leave (the paper uses L-BFGS).
-    `report(iteration, losses, image)` sees each image as its losses are measured, the start image
-    first, and may raise Stop.
+    The learning rate falls along a half cosine, so that the last steps smooth out the noise that
+    the first ones leave (the paper uses L-BFGS). `report(iteration, losses, image)` sees each image
+    with the losses measured on it, the start image first. Raises UserError for a loss that is not
+    finite.
     """
-    image, best = tf.Variable(start), tf.Variable(start)
+    image = tf.Variable(best)
     lowest = tf.Variable(math.inf)
-    schedule = tf.keras.optimizers.schedules.CosineDecay(learning_rate, num_iter)
-    adam = tf.keras.optimizers.Adam(schedule)
+    rate = tf.keras.optimizers.schedules.CosineDecay(settings.learning_rate, num_iter)
+    adam = tf.keras.optimizers.Adam(rate)
     adam.build([image])
 
     @tf.function
@@ -202,24 +207,29 @@ def minimize(objective, start, num_iter: int, learning_rate: float, report: Call
         image.assign(tf.clip_by_value(image, 0.0, 255.0))
         return parts
 
-    try:
-        for iteration in range(num_iter + 1):  # the last image is only measured: its rate is 0
-            parts = {name: float(value) for name, value in step().items()}
-            if not math.isfinite(parts["total"]):
-                bad = ", ".join(x for x, y in parts.items() if not math.isfinite(y))
+    for iteration in range(num_iter + 1):  # the last image is only measured: the rate is 0 by then
+        parts = {name: float(value) for name, value in step().items()}
+        for name, value in parts.items():
+            if name != "total" and not math.isfinite(value):
                 raise UserError(
-                    f"the loss ({bad}) was not finite at iteration {iteration}: lower "
-                    "--learning_rate, or the weight of that loss"
+                    f"the {name} loss is no longer a finite number: "
+                    f"lower --{name}_weight or --learning_rate"
                 )
-            report(iteration, parts, image)
-    except (KeyboardInterrupt, UserError, Stop) as reason:
-        return best.numpy(), reason
-    return best.numpy(), None
+        report(iteration, parts, image)
 
 
-def scale_sizes(size: int, scales: int) -> list[int]:
-    """The longest side at each scale, half the next one's: 512 in 3 is 128, 256, 512."""
-    return [round(size / 2**k) for k in reversed(range(scales))]
+def plan_scales(settings: Settings, thinnest: float) -> list[tuple[int, int]]:
+    """(longest side, iterations) of each scale, each half the next one's size.
+
+    512 pixels and 900 iterations in 3 scales: 128, 256 and 512 with 300 each. `thinnest` is the
+    smallest ratio of short to long side: scales at which a picture would have fewer than 32 pixels
+    across are left out.
+    """
+    scales = min(settings.scales, settings.num_iter)
+    sizes = [round(settings.size / 2**k) for k in reversed(range(scales))]
+    sizes = [size for size in sizes[:-1] if size * thinnest >= 32] + sizes[-1:]
+    ends = [settings.num_iter * k // len(sizes) for k in range(len(sizes) + 1)]
+    return [(size, end - start) for size, (start, end) in zip(sizes, pairwise(ends), strict=True)]
 
 
 def load_image(source, size: int) -> np.ndarray:
@@ -297,34 +307,38 @@ def stylize(
         width, height = images.size_to_fit(width, height, size)
         return tf.constant(images.resize(image, height, width)[np.newaxis])
 
-    thinnest = min(min(x.shape[:2]) / max(x.shape[:2]) for x in (content, *styles))
-    sizes = scale_sizes(settings.size, min(settings.scales, settings.num_iter))
-    sizes = [size for size in sizes[:-1] if size * thinnest >= 32] + sizes[-1:]
-    ends = [settings.num_iter * (k + 1) // len(sizes) for k in range(len(sizes))]
-    history: dict[str, list[float]] = {"total": []}
-    done, began = 0, time.monotonic()
+    plan = plan_scales(
+        settings, min(min(x.shape[:2]) / max(x.shape[:2]) for x in [content, *styles])
+    )
+    work = sum(size**2 * num_iter for size, num_iter in plan)
+    history: dict[str, list[float]] = {}
+    done, work_done, began = 0, 0.0, time.monotonic()
 
     def report(iteration, parts, variable):
-        if done and not iteration:  # the start of a scale is the end of the one before
-            return
+        if done and not iteration:
+            return  # the start of a scale is the end of the one before
         for name, value in parts.items():
             history.setdefault(name, []).append(value)
-        step = Step(done + iteration, settings.num_iter, parts, time.monotonic() - began, variable)
-        if on_step and on_step(step) is False:
+        progress = (work_done + iteration * size**2) / work
+        seconds = time.monotonic() - began
+        if on_step and on_step(Step(done + iteration, parts, progress, seconds, variable)) is False:
             raise Stop
 
-    for size, end in zip(sizes, ends, strict=True):
-        target = at(content, size)
-        objective = make_objective(extractor, target, [at(x, size) for x in styles], settings)
-        start = images.resize(image, *target.shape[1:3])[np.newaxis]
-        best, reason = minimize(objective, start, end - done, settings.learning_rate, report)
-        image, done = best[0], end
-        if reason:
-            break
-    if reason and not history["total"]:
-        raise reason
-    image = to_uint8(images.resize(image, *content.shape[:2])[np.newaxis])
-    return Result(image, history, settings, None if isinstance(reason, Stop) else reason)
+    cut_short = None
+    try:
+        for size, num_iter in plan:
+            target = at(content, size)
+            objective = make_objective(extractor, target, [at(x, size) for x in styles], settings)
+            best = tf.Variable(images.resize(image, *target.shape[1:3])[np.newaxis])
+            minimize(objective, best, settings, num_iter, report)
+            image = best.numpy()[0]
+            done, work_done = done + num_iter, work_done + num_iter * size**2
+    except (KeyboardInterrupt, UserError, Stop) as reason:
+        if not history:
+            raise
+        cut_short = None if isinstance(reason, Stop) else reason
+    image = to_uint8(images.resize(best.numpy()[0], *content.shape[:2]))
+    return Result(image, history, settings, cut_short)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -359,14 +373,16 @@ def run(args: argparse.Namespace) -> int:
                 raise UserError(f"the result would replace {source}: give -r another name")
         log.warning("%s is there already and will be replaced.", args.result)
 
-    with tqdm(total=settings.num_iter, disable=args.verbose or not sys.stderr.isatty()) as bar:
+    quiet = args.verbose or not sys.stderr.isatty()
+    with tqdm(total=1.0, disable=quiet, bar_format=BAR) as bar:
 
         def on_step(step):
-            if step.iteration % args.print_every == 0 or step.iteration == step.num_iter:
+            if step.iteration % args.print_every == 0 or step.iteration == settings.num_iter:
                 parts = "  ".join(f"{name} {value:.3e}" for name, value in step.losses.items())
                 log.info("%6d  %s  %.1f s", step.iteration, parts, step.seconds)
+            bar.set_description(f"{step.iteration}/{settings.num_iter}", refresh=False)
             bar.set_postfix_str(f"loss {step.losses['total']:.3e}", refresh=False)
-            bar.update(step.iteration - bar.n)
+            bar.update(step.progress - bar.n)
 
         result = stylize(args.content, args.style, settings, on_step)
     with cli.signals(signal.SIG_IGN):  # no second Ctrl-C can lose the picture

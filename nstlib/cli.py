@@ -57,5 +57,7 @@ def signals(handle) -> Iterator[None]:
 
 
 def interrupt(number: int, _) -> None:
-    """A signal handler that raises KeyboardInterrupt, or Terminated."""
+    """A signal handler that raises KeyboardInterrupt, or Terminated; once, to let it save."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

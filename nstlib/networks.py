@@ -105,21 +105,19 @@ def feature_extractor(
         pooling or description.pooling
     ]
     image = keras.Input([None, None, 3], name="image")
-    x = subtract_mean(image)
-    activations, missing, block = {}, set(names), "block1"
-    for name, (_, _, _, channels) in description.shapes.items():
-        if not missing:
-            break
+    x, activations, block = subtract_mean(image), {}, "block1"
+    for name, shape in description.shapes.items():
         if not name.startswith(block):
             x = pool(2, name=f"{block}_pool")(x)
-            block = name.split("_")[0]
-        convolution = keras.layers.Conv2D(
-            channels, 3, padding="same", activation="relu", trainable=False, name=name
-        )
-        x = activations[name] = convolution(x)
-        convolution.set_weights(kernels[name])
-        missing.discard(name)
-    return keras.Model(image, {name: activations[name] for name in names}, name=network)
+            block = name.partition("_")[0]
+        layer = keras.layers.Conv2D(shape[-1], 3, padding="same", activation="relu", name=name)
+        x = activations[name] = layer(x)
+        layer.set_weights(kernels[name])
+        if all(name in activations for name in names):
+            break
+    model = keras.Model(image, {name: activations[name] for name in names}, name=network)
+    model.trainable = False
+    return model
 
 
 def subtract_mean(image):
@@ -143,11 +141,11 @@ def find_weights(network: str) -> str:
                 origin=source, file_hash=NETWORKS[network].md5, cache_subdir="models"
             )
     except Exception as error:  # Keras raises bare Exception for what urllib found
-        home = os.environ.get("KERAS_HOME", "~/.keras")
+        reason = str(error).split(" -- ")[-1]  # Keras puts the address before it
+        folder = Path(os.environ.get("KERAS_HOME", "~/.keras"), "models")
         raise WeightsUnavailable(
-            f"the ImageNet weights of {network} cannot be downloaded ({error}); "
-            f"get {Path(source).name} from {source} on another machine and put it into "
-            f"{home}/models/ here, or name it with --weights"
+            f"the ImageNet weights of {network} cannot be downloaded ({reason}); "
+            f"fetch {source} elsewhere and put it into {folder}, or give its path with --weights"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
@@ -159,25 +157,31 @@ def read_weights(path: str | Path, network: str) -> dict[str, list[np.ndarray]]:
     Reads numbers only: nothing in the file is executed. Raises UserError where the file cannot be
     read or is not of this network.
     """
-    import h5py
+    import h5py  # a third of a second
 
     found = {}
 
     def visit(name, item):
-        # Keras writes block1_conv1/.../kernel, or, in .weights.h5, layers/conv2d_7/vars/0.
-        if isinstance(item, h5py.Dataset) and item.ndim == 4:
+        # Keras names layers block1_conv1/.../kernel, or, in .weights.h5, layers/conv2d_7/vars/0.
+        layer = re.search(r"block\d_conv\d|conv2d(_\d+)?", name)
+        if layer and isinstance(item, h5py.Dataset) and item.ndim == 4:
             bias = next(x for x in item.parent.values() if x.ndim == 1)
-            layer = re.search(r"block\d_conv\d|conv2d(_\d+)?", name)
-            found[layer.group() if layer else name] = item, bias
+            found[layer[0]] = [np.float32(item), np.float32(bias)]
 
+    if not Path(path).is_file():
+        raise UserError(f"cannot read {path}: no such file; check --weights")
     try:
         with h5py.File(path) as file:
             file.visititems(visit)
-            numbered = sorted((x for x in found if "conv2d" in x), key=lambda x: int("0" + x[7:]))
-            shapes = NETWORKS[network].shapes
-            found.update(zip(shapes, (found.pop(x) for x in numbered), strict=False))
-            if {name: kernel.shape for name, (kernel, _) in found.items()} != shapes:
-                raise UserError(f"{path} does not hold the weights of {network}")
-            return {name: [np.float32(x) for x in pair] for name, pair in found.items()}
-    except (OSError, StopIteration, AttributeError) as error:
-        raise UserError(f"cannot read {path} as a Keras weights file: {error}") from error
+    except Exception as error:  # a damaged file makes h5py raise almost anything
+        raise UserError(
+            f"cannot read {path}: it is not a whole .h5 file; fetch it again"
+        ) from error
+    shapes = NETWORKS[network].shapes
+    if "conv2d" in found:
+        order = sorted(found, key=lambda name: int(name[7:] or 0))
+        names = [*shapes, *order[len(shapes) :]]  # more than the network has keep their own names
+        found = {name: found[number] for name, number in zip(names, order, strict=False)}
+    if {name: kernel.shape for name, (kernel, _) in found.items()} != shapes:
+        raise UserError(f"{path} does not hold the weights of {network}; check --network")
+    return found
