@@ -13,9 +13,10 @@ import dataclasses
 import functools
 import logging
 import math
-import signal
+import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -51,21 +52,13 @@ class Settings:
     style_weight: float = option(1e-2, "weight of the style loss")
     tv_weight: float = option(1e2, "weight of the total-variation loss: higher is smoother")
     size: int = option(512, "longest side of the result in pixels")
-    scales: int | None = option(
-        None,
-        "sizes to go through, each twice the one before [as many as start at 128 or more]",
-        type=int,
-    )
+    scales: int | None = option(None, "sizes to go through, each twice the one before", type=int)
     init: str = option("content", "where to start: content, style, noise or an image file")
     network: str = option("vgg19", "vgg19, vgg16 or small (bundled, fast)")
     weights: str | None = option(None, "weights file of that network (.h5 or .weights.h5)")
-    content_layers: tuple[str, ...] | None = option(
-        None, "layers that see the content [vgg: conv5_2; small: conv3_2]", nargs="+"
-    )
-    style_layers: tuple[str, ...] | None = option(
-        None, "layers that see the style [conv1_1 to conv5_1]", nargs="+"
-    )
-    pooling: str | None = option(None, "max or avg [vgg: max; small: avg]")
+    content_layers: tuple[str, ...] | None = option(None, "that see the content", nargs="+")
+    style_layers: tuple[str, ...] | None = option(None, "that see the style", nargs="+")
+    pooling: str | None = option(None, "max or avg")
     seed: int = option(0, "the same seed gives the same picture on the same machine")
 
     def __post_init__(self):
@@ -81,8 +74,9 @@ class Settings:
                 "above 0 if the content's is 0",
             ),
             ("tv_weight", 0 <= self.tv_weight < math.inf, "0 or more"),
-            ("size", self.size >= 32, "at least 32 pixels"),
+            ("size", 32 <= self.size <= 16384, "32 to 16384 pixels"),
             ("scales", self.scales is None or self.scales >= 1, "at least 1"),
+            ("seed", self.seed >= 0, "0 or more"),
             ("network", self.network in networks.NETWORKS, f"one of {known}"),
             ("pooling", self.pooling in (None, "max", "avg"), "max or avg"),
         ):
@@ -120,7 +114,7 @@ class Step:
     @property
     def image(self) -> np.ndarray:
         """The current image, uint8 [H, W, 3], smaller than the result at the first scales."""
-        return to_uint8(self.variable.numpy()[0])
+        return images.to_uint8(images.without_margin(self.variable))
 
 
 @dataclass(frozen=True)
@@ -131,14 +125,6 @@ class Result:
     losses: dict[str, list[float]]  # weighted, one entry an iteration, the start image first
     settings: Settings  # as they were used, nothing left None
     cut_short: BaseException | None = None  # a KeyboardInterrupt, or a UserError: loss not finite
-
-
-class Stop(Exception):
-    """`on_step` has returned False."""
-
-
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    return np.rint(image).astype(np.uint8)
 
 
 def make_objective(extractor, content, styles, settings: Settings) -> Callable:
@@ -198,58 +184,63 @@ def minimize(objective: Callable, best: "tf.Variable", settings: Settings, num_i
     adam.build([image])
 
     @tf.function
-    def step():
+    def measure():
         parts, gradient = objective(image)
         if parts["total"] < lowest:
             lowest.assign(parts["total"])
             best.assign(image)
+        return parts, gradient
+
+    @tf.function
+    def update(gradient):
         adam.apply_gradients([(gradient, image)])
         image.assign(tf.clip_by_value(image, 0.0, 255.0))
-        return parts
 
-    for iteration in range(num_iter + 1):  # the last image is only measured: the rate is 0 by then
-        parts = {name: float(value) for name, value in step().items()}
-        for name, value in parts.items():
-            if name != "total" and not math.isfinite(value):
+    for iteration in range(num_iter + 1):
+        parts, gradient = measure()
+        parts = {name: float(value) for name, value in parts.items()}
+        for name, value in reversed(parts.items()):
+            if not math.isfinite(value):
+                weight = "the weights" if name == "total" else f"--{name}_weight"
                 raise UserError(
                     f"the {name} loss is no longer a finite number: "
-                    f"lower --{name}_weight or --learning_rate"
+                    f"lower {weight} or --learning_rate"
                 )
         report(iteration, parts, image)
+        if iteration < num_iter:
+            update(gradient)
 
 
 def plan_scales(settings: Settings, thinnest: float) -> list[tuple[int, int]]:
-    """(longest side, iterations) of each scale, each half the next one's size.
+    """(longest side, iterations) of each scale: each twice the size of the one before, with half
+    its iterations: small ones are cheap, and settle the large shapes.
 
-    512 pixels and 900 iterations in 3 scales: 128, 256 and 512 with 300 each. `thinnest` is the
-    smallest ratio of short to long side: scales at which a picture would have fewer than 32 pixels
-    across are left out.
+    512 pixels and 1000 iterations in 3 scales: 128 with 571, 256 with 286, 512 with 143. `thinnest`
+    is the smallest ratio of short to long side: scales at which a picture would have fewer than 32
+    pixels across are left out.
     """
     scales = min(settings.scales, settings.num_iter)
     sizes = [round(settings.size / 2**k) for k in reversed(range(scales))]
     sizes = [size for size in sizes[:-1] if size * thinnest >= 32] + sizes[-1:]
-    ends = [settings.num_iter * k // len(sizes) for k in range(len(sizes) + 1)]
-    return [(size, end - start) for size, (start, end) in zip(sizes, pairwise(ends), strict=True)]
+    shares = np.cumsum([0, *(0.5**k for k in range(len(sizes)))])
+    ends = [int(settings.num_iter * share / shares[-1]) for share in shares]
+    plan = [(size, end - start) for size, (start, end) in zip(sizes, pairwise(ends), strict=True)]
+    return [(size, num_iter) for size, num_iter in plan if num_iter]
 
 
-def load_image(source, size: int) -> np.ndarray:
-    """float32 [H, W, 3] with the longest side `size`; says so where that enlarges it."""
+def check_size(source, image: np.ndarray, size: int) -> None:
+    """Say how large a picture is used, and warn where that enlarges it; raise where VGG cannot."""
     name = "an image" if isinstance(source, np.ndarray) else source
     before = images.image_size(source)
-    image = images.load(source, size)
-    height, width = image.shape[:2]
-    log.info("%s: %d x %d pixels, used at %d x %d", name, *before, width, height)
+    sizes = (*before, *image.shape[1::-1])
+    log.info("%s: %d x %d pixels, used at %d x %d", name, *sizes)
     if size > max(before):
-        log.warning(
-            "%s has only %d x %d pixels; it is enlarged to %d x %d (--size)",
-            *(name, *before, width, height),
-        )
-    if min(width, height) < 16:
+        log.warning("%s has only %d x %d pixels: it is enlarged to %d x %d (--size)", name, *sizes)
+    if min(image.shape[:2]) < 16:
         raise UserError(
-            f"{name} at --size {size} is only {width} x {height} pixels, and VGG halves it four "
-            f"times: make --size at least {math.ceil(16 * max(before) / min(before))}"
+            f"{name} at --size {size} would be {sizes[2]} x {sizes[3]} pixels, too thin for VGG: "
+            f"make --size at least {math.ceil(16 * max(before) / min(before))}"
         )
-    return image
 
 
 def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> np.ndarray:
@@ -294,22 +285,23 @@ def stylize(
     """
     if isinstance(styles, str | Path | np.ndarray):
         styles = [styles]
-    content = load_image(content, settings.size)
-    styles = [load_image(style, settings.size) for style in styles]
+    sources = [content, *styles]
+    if len(sources) < 2:
+        raise UserError("no style image was given: name at least one")
+    content, *styles = loaded = [images.load(source, settings.size) for source in sources]
     image = start_image(settings, content, styles[0])
     if settings.weights:  # before TensorFlow's seconds
         networks.read_weights(settings.weights, settings.network)
+    for source, picture in zip(sources, loaded, strict=True):
+        check_size(source, picture, settings.size)
     settings, extractor = load_network(settings)
     log.info("network %s, layers %s", settings.network, " ".join(extractor.output))
 
     def at(image, size):
-        height, width = image.shape[:2]
-        width, height = images.size_to_fit(width, height, size)
-        return tf.constant(images.resize(image, height, width)[np.newaxis])
+        width, height = images.size_to_fit(image.shape[1], image.shape[0], size)
+        return images.resize(image, height, width)
 
-    plan = plan_scales(
-        settings, min(min(x.shape[:2]) / max(x.shape[:2]) for x in [content, *styles])
-    )
+    plan = plan_scales(settings, min(min(x.shape[:2]) / max(x.shape[:2]) for x in loaded))
     work = sum(size**2 * num_iter for size, num_iter in plan)
     history: dict[str, list[float]] = {}
     done, work_done, began = 0, 0.0, time.monotonic()
@@ -322,23 +314,28 @@ def stylize(
         progress = (work_done + iteration * size**2) / work
         seconds = time.monotonic() - began
         if on_step and on_step(Step(done + iteration, parts, progress, seconds, variable)) is False:
-            raise Stop
+            raise StopIteration
 
-    cut_short = None
+    cut_short, best, before = None, image, image
     try:
         for size, num_iter in plan:
-            target = at(content, size)
-            objective = make_objective(extractor, target, [at(x, size) for x in styles], settings)
-            best = tf.Variable(images.resize(image, *target.shape[1:3])[np.newaxis])
-            minimize(objective, best, settings, num_iter, report)
-            image = best.numpy()[0]
+            target, start = at(content, size), at(image, size)
+            # What changed at the smaller scale is carried over, not the small picture: so the
+            # photograph's finer detail is there again.
+            height, width = target.shape[:2]
+            change = images.resize(best, height, width) - images.resize(before, height, width)
+            picture = tf.Variable(images.with_margin(np.clip(start + change, 0, 255)))
+            painted = [tf.constant(at(style, size)[np.newaxis]) for style in styles]
+            objective = make_objective(extractor, images.with_margin(target), painted, settings)
+            minimize(objective, picture, settings, num_iter, report)
+            best, before = images.without_margin(picture), start
             done, work_done = done + num_iter, work_done + num_iter * size**2
-    except (KeyboardInterrupt, UserError, Stop) as reason:
+    except (KeyboardInterrupt, UserError, StopIteration) as reason:
         if not history:
             raise
-        cut_short = None if isinstance(reason, Stop) else reason
-    image = to_uint8(images.resize(best.numpy()[0], *content.shape[:2]))
-    return Result(image, history, settings, cut_short)
+        cut_short = None if isinstance(reason, StopIteration) else reason
+    image = images.resize(images.without_margin(picture), *content.shape[:2])
+    return Result(images.to_uint8(image), history, settings, cut_short)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -360,40 +357,36 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, interrupts: cli.Interrupts) -> int:
     """One picture, from checking the arguments to saving; returns the exit status."""
     log.setLevel(logging.INFO if args.verbose else logging.WARNING)
     if args.print_every < 1:
         raise UserError(f"--print_every must be at least 1, not {args.print_every}")
     settings = Settings(**{x.name: getattr(args, x.name) for x in dataclasses.fields(Settings)})
-    images.check_result_path(args.result)
+    images.check_result_path(args.result, sources=[args.content, *args.style])
     if Path(args.result).exists():
-        for source in (args.content, *args.style):
-            if Path(source).exists() and Path(source).samefile(args.result):
-                raise UserError(f"the result would replace {source}: give -r another name")
-        log.warning("%s is there already and will be replaced.", args.result)
-
+        log.warning("%s is there already and will be replaced", args.result)
     quiet = args.verbose or not sys.stderr.isatty()
     with tqdm(total=1.0, disable=quiet, bar_format=BAR) as bar:
 
         def on_step(step):
+            interrupts.hold = True  # from here on there is a picture to save
             if step.iteration % args.print_every == 0 or step.iteration == settings.num_iter:
                 parts = "  ".join(f"{name} {value:.3e}" for name, value in step.losses.items())
                 log.info("%6d  %s  %.1f s", step.iteration, parts, step.seconds)
             bar.set_description(f"{step.iteration}/{settings.num_iter}", refresh=False)
             bar.set_postfix_str(f"loss {step.losses['total']:.3e}", refresh=False)
             bar.update(step.progress - bar.n)
+            return not interrupts.signal
 
         result = stylize(args.content, args.style, settings, on_step)
-    with cli.signals(signal.SIG_IGN):  # no second Ctrl-C can lose the picture
-        images.save(args.result, result.image)
-    if isinstance(result.cut_short, KeyboardInterrupt):
-        done = len(result.losses["total"]) - 1
-        log.warning("Stopped at iteration %d; the best picture so far is in %s.", done, args.result)
-        return cli.exit_status(result.cut_short)
+    images.save(args.result, result.image)
     if result.cut_short:
         raise UserError(f"{result.cut_short}; the last good picture is in {args.result}")
-    return 0
+    if interrupts.signal:
+        done = len(result.losses["total"]) - 1
+        log.warning("Stopped at iteration %d; the best picture so far is in %s.", done, args.result)
+    return interrupts.exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -401,17 +394,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Ctrl-C or SIGTERM."""
     argv = sys.argv[1:] if argv is None else argv
     logging.basicConfig(format="%(message)s")
-    try:
-        with cli.signals(cli.interrupt):
-            return run(parse(argv))
-    except UserError as error:
-        if "--debug" in argv:
-            raise
-        print(f"nst: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as reason:
-        print("nst: stopped before there was a picture; nothing is saved", file=sys.stderr)
-        return cli.exit_status(reason)
+    os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")  # or a GPU's sums differ from run to run
+    with cli.Interrupts() as interrupts:
+        try:
+            return run(parse(argv), interrupts)
+        except UserError as error:
+            if "--debug" in argv:
+                traceback.print_exc()
+            print(f"nst: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("nst: stopped before there was a picture; nothing is saved", file=sys.stderr)
+            return interrupts.exit_status
 
 
 if __name__ == "__main__":

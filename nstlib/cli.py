@@ -1,11 +1,10 @@
 """What a command line needs besides its options: plain errors, and interrupts that lose nothing."""
 
 import argparse
-import contextlib
 import dataclasses
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from nstlib import UserError
 
@@ -36,28 +35,29 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(*flags, f"--{field.name}", default=field.default, **argument)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a run as Ctrl-C does."""
+class Interrupts:
+    """Ctrl-C and SIGTERM, while this context lasts: a KeyboardInterrupt at first; once `hold` is
+    set, only noted in `signal`, for the run to end by itself and lose nothing."""
 
+    def __init__(self):
+        self.hold = False
+        self.signal = 0
 
-def exit_status(interrupt: KeyboardInterrupt) -> int:
-    """What a shell expects of a program ended by this signal: 128 and the signal's number."""
-    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+    @property
+    def exit_status(self) -> int:
+        """What a shell expects of a program ended by a signal, or 0."""
+        return self.signal and 128 + self.signal
 
+    def __enter__(self) -> "Interrupts":
+        numbers = signal.SIGINT, signal.SIGTERM
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
+        return self
 
-@contextlib.contextmanager
-def signals(handle) -> Iterator[None]:
-    """Handle Ctrl-C and SIGTERM in this way for a while."""
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
-
-def interrupt(number: int, _) -> None:
-    """A signal handler that raises KeyboardInterrupt, or Terminated; once, to let it save."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    def _note(self, number: int, _) -> None:
+        self.signal = self.signal or number
+        if not self.hold:
+            raise KeyboardInterrupt

@@ -9,7 +9,7 @@ import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ FORMATS = {
     ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
     ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
+
+MARGIN = 16  # pixels around a picture while it is optimized
 
 # A fixed date (2000-01-01) in the profile's header, so that equal images make equal files.
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -91,10 +93,33 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(channel) for channel in channels], axis=-1).clip(0, 255)
 
 
-def check_result_path(path: str | os.PathLike) -> None:
-    """Raise UserError unless `save(path, ...)` can be expected to work; changes nothing."""
+def with_margin(image: np.ndarray) -> np.ndarray:
+    """Float32 [H, W, 3] to [1, H + 32, W + 32, 3]: the image within its own mirror image.
+
+    The paper has no margin. VGG pads each layer with zeros, which it sees as an edge around the
+    picture; style then gathers along that edge as a frame, which is cut off with the margin.
+    """
+    return np.pad(image, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), "symmetric")[np.newaxis]
+
+
+def without_margin(image) -> np.ndarray:
+    """[1, H + 32, W + 32, 3], an array or a tensor, to [H, W, 3]."""
+    return np.asarray(image)[0, MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Rounded, not cut off, to the nearest of 0..255."""
+    return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+
+
+def check_result_path(path: str | os.PathLike, sources: Iterable[str | os.PathLike] = ()) -> None:
+    """Raise UserError unless `save(path, ...)` can be expected to work and would replace none of
+    the sources, under whatever name; changes nothing."""
     _save_options(path)
     target = Path(path).resolve()
+    for source in sources:
+        if target.exists() and Path(source).exists() and target.samefile(source):
+            raise UserError(f"cannot write {path}: it would replace {source}; choose another name")
     try:
         if target.is_dir():
             raise UserError(f"cannot write {path}: it is a folder; name a file in it")
@@ -119,10 +144,7 @@ def save(path: str | os.PathLike, image: np.ndarray) -> None:
     Then UserError says why, and in which temporary PNG the image is instead.
     """
     options = _save_options(path)
-    image = np.asarray(image)
-    if image.dtype != np.uint8:
-        image = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
-    picture = Image.fromarray(image)
+    picture = Image.fromarray(to_uint8(np.asarray(image)))
     try:
         _write(Path(path).resolve(), picture, options)
     except Exception as error:  # Pillow raises ValueError and others besides OSError

@@ -55,9 +55,9 @@ NETWORKS = {
         weights=IMAGENET + "vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
         md5="6d6bbae143d832006294945121d1f1fc",
     ),
-    # VGG13's depth, under half its channels, trained on photographs by training/train_small.py.
+    # A quarter of VGG19's channels, trained on photographs by training/train_small.py.
     "small": Network(
-        blocks=((16, 2), (48, 2), (96, 2), (192, 2), (192, 2)),
+        blocks=((16, 2), (32, 2), (64, 4), (128, 4), (128, 4)),
         content_layers=("block3_conv2",),
         style_layers=STYLE_LAYERS,
         pooling="avg",
@@ -164,7 +164,8 @@ def read_weights(path: str | Path, network: str) -> dict[str, list[np.ndarray]]:
     def visit(name, item):
         # Keras names layers block1_conv1/.../kernel, or, in .weights.h5, layers/conv2d_7/vars/0.
         layer = re.search(r"block\d_conv\d|conv2d(_\d+)?", name)
-        if layer and isinstance(item, h5py.Dataset) and item.ndim == 4:
+        weights = layer and not name.startswith("optimizer")  # which holds tensors like them
+        if weights and isinstance(item, h5py.Dataset) and item.ndim == 4:
             bias = next(x for x in item.parent.values() if x.ndim == 1)
             found[layer[0]] = [np.float32(item), np.float32(bias)]
 

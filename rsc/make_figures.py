@@ -62,7 +62,6 @@ def example() -> None:
     """README's first picture: content, style and result of its first command."""
     sources = EXAMPLES / "content/temple.jpg", EXAMPLES / "style/strokes.jpg"
     result = paint("temple", "strokes")
-    Image.fromarray(result).save(HERE / "temple_strokes.jpg", quality=92, subsampling=0)
     sheet([[tile(x, 420) for x in (*sources, result)]], HERE / "example.jpg")
 
 
@@ -73,7 +72,7 @@ def matrix() -> None:
     blank = Image.new("RGB", tile(EXAMPLES / f"style/{styles[0]}.jpg", 320).size, "white")
     rows = [[blank, *(tile(EXAMPLES / f"style/{style}.jpg", 320) for style in styles)]]
     for content in tqdm(contents):
-        results = [paint(content, style, size=400, num_iter=600) for style in styles]
+        results = [paint(content, style, size=320, num_iter=450) for style in styles]
         first = tile(EXAMPLES / f"content/{content}.jpg", 320)
         rows.append([first, *(tile(result, 320) for result in results)])
     sheet(rows, HERE / "results_matrix.jpg")
@@ -87,7 +86,7 @@ def weights() -> None:
         "style_weight": (1e-3, 1e-2, 1e-1),
         "tv_weight": (0.0, 1e2, 1e3),
     }.items():
-        pictures = [paint("astronaut", "circles", size=400, **{name: x}) for x in values]
+        pictures = [paint("astronaut", "circles", size=360, num_iter=450, **{name: x}) for x in values]
         labels = [f"--{name} {value:g}" for value in values]
         rows.append([tile(*x) for x in zip(pictures, [360] * 3, labels, strict=True)])
     sheet(rows, HERE / "weights.jpg")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the bundled network: a narrow VGG that learns from a folder of photographs alone.
+"""Train the bundled network: a narrow VGG19 that learns from a folder of photographs alone.
 
     python training/train_small.py PHOTOS --out nstlib/small.h5
 
@@ -44,20 +44,20 @@ from nstlib import losses, networks
 # training loss.
 HEADS = {
     "block2_conv2": 0.25,
-    "block3_conv2": 0.5,
-    "block4_conv2": 0.5,
-    "block5_conv2": 1.0,
+    "block3_conv4": 0.5,
+    "block4_conv4": 0.5,
+    "block5_conv4": 1.0,
 }
 
 
 EPSILON = 1e-3  # added to the variance in batch normalization
 INPUT_SCALE = 64.0  # brings pixels near unit variance
 
-# What the raw losses between unrelated photographs come to in every layer, near what ImageNet's
-# VGG19 gives. These fix how strong content and style are at the default weights.
+# The raw losses that unrelated photographs are to have, near those of VGG19 on ImageNet. They fix
+# how much content, style and each layer count at the default weights.
+CONTENT_LOSS = 3e2  # in CONTENT_LAYERS
+STYLE_LOSSES = {"block1": 5e8, "block2": 1.5e9, "block3": 5e9, "block4": 5e9, "block5": 5e9}
 CONTENT_LAYERS = ("block3_conv2", "block4_conv2", "block5_conv2")
-CONTENT_LOSS = 1e3
-STYLE_LOSS = 1e10  # in all other layers
 
 
 def load_photos(folder: Path) -> list[tuple[Image.Image, Image.Image]]:
@@ -194,25 +194,31 @@ def fold(model: keras.Model, images: np.ndarray) -> dict[str, list[np.ndarray]]:
 
 
 def scale(layers: dict, images: np.ndarray, path: Path) -> dict:
-    """The layers so scaled that losses between unrelated photographs have the wanted size.
+    """The layers with each filter scaled to equal mean activation, as in Gatys et al. (2015), and
+    each layer to CONTENT_LOSS or STYLE_LOSSES between successive images, float32 [N, H, W, 3].
 
-    ReLU networks are positively homogeneous: multiplying a layer's kernel and bias by s, and
-    dividing the next kernel by s, changes its activations by s and nothing after it.
+    ReLU networks are positively homogeneous: multiplying a filter and its bias by s, and dividing
+    by s what the next layer does with it, scales its activations and changes nothing else.
     """
     write(layers, path)
     extractor = networks.feature_extractor("small", list(layers), weights=path)
     activations = [extractor(image[np.newaxis]) for image in images]
-    before, scaled = 1.0, {}
+    scaled, before = {}, np.ones(3)
     for name, (kernel, bias) in layers.items():
-        pairs = list(pairwise(activation[name] for activation in activations))
+        seen = [activation[name].numpy() for activation in activations]
+        means = np.mean([x.mean((0, 1, 2)) for x in seen], axis=0)
+        factor = 1 / np.maximum(
+            means, 0.03 * means.mean()
+        )  # a filter that is never active stays so
+        pairs = list(pairwise(x * np.float32(factor) for x in seen))
         if name in CONTENT_LAYERS:
             loss = np.mean([losses.content_loss(a, b) for a, b in pairs])
-            factor = (CONTENT_LOSS / loss) ** (1 / 2)
+            factor *= (CONTENT_LOSS / loss) ** (1 / 2)
         else:
             grams = [[losses.gram_matrix(x) for x in pair] for pair in pairs]
             loss = np.mean([losses.style_loss(a, b) for a, b in grams])
-            factor = (STYLE_LOSS / loss) ** (1 / 4)
-        scaled[name] = [kernel * factor / before, bias * factor]
+            factor *= (STYLE_LOSSES[name[:6]] / loss) ** (1 / 4)
+        scaled[name] = [kernel * factor / before[:, np.newaxis], bias * factor]
         before = factor
     return scaled
 
@@ -231,7 +237,7 @@ def main() -> None:
     )
     parser.add_argument("photos", type=Path, help="folder of photographs, each its own class")
     parser.add_argument("--out", type=Path, required=True, help="the weights file to write (.h5)")
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--crop", type=int, default=96, help="side of a crop in pixels")
     parser.add_argument("--learning_rate", type=float, default=2e-3)

@@ -1,0 +1,513 @@
+"""The command line: a real example from start to end, bad input, interrupts, failures to save."""
+
+import dataclasses
+import fcntl
+import io
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture, style_distance
+from PIL import Image, ImageCms
+from test_images import BOMB
+
+import nst
+from nstlib import UserError, __version__, cli, images, networks
+
+ROOT = Path(nst.__file__).parent
+CONTENT = min((ROOT / "examples" / "content").glob("*.jpg"))
+STYLE = min((ROOT / "examples" / "style").glob("*.jpg"))
+TRACEBACK = "Traceback"
+
+
+def command(*arguments):
+    return [sys.executable, "nst.py", *map(str, arguments)]
+
+
+def run(*arguments):
+    pipes = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+    return subprocess.run(command(*arguments), cwd=ROOT, timeout=120, check=False, **pipes)
+
+
+def example(result, *arguments):
+    """The arguments that paint an example small and soon."""
+    return ("-c", CONTENT, "-s", STYLE, "-r", result, "--network", "small", *arguments)
+
+
+# A real example
+
+
+def test_example(tmp_path):
+    """Not a word when all is well and nobody watches; the style has come nearer."""
+    done = run(*example(tmp_path / "out.jpg", "--size", 128, "-n", 30, "--content_weight", 1))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jpg"]
+    with Image.open(tmp_path / "out.jpg") as result:
+        assert result.format == "JPEG"
+        assert max(result.size) == 128
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(result.info["icc_profile"]))
+        assert "sRGB" in ImageCms.getProfileDescription(profile)
+    content, style = images.load(CONTENT, 128), images.load(STYLE, 128)
+    painted = images.load(tmp_path / "out.jpg")
+    assert painted.shape == content.shape
+    weights = networks.read_weights(networks.find_weights("small"), "small")
+    before, after = (style_distance(image, style, weights) for image in (content, painted))
+    assert after < 0.5 * before
+    assert np.corrcoef(content.ravel(), painted.ravel())[0, 1] > 0.3  # of the same scene
+
+
+def test_verbose(tmp_path):
+    """The network, the sizes, a line each so many iterations; hyphens as good as underscores."""
+    arguments = ("--num-iter", 5, "--print-every=2", "--style-weight", "1e-2", "--tv_weight=1e2")
+    done = run(*example(tmp_path / "out.png", "-v", "--size", 64, *arguments))
+    assert (done.returncode, done.stdout) == (0, "")
+    width, height = images.size_to_fit(*images.image_size(CONTENT), 64)
+    for part in ("network small", f"{width} x {height}", CONTENT.name, STYLE.name):
+        assert part in done.stderr
+    number = r"\d\.\d+e[+-]\d+"
+    line = rf"^ *(\d+) +total {number} +content {number} +style {number} +tv {number} +\d+\.\d s$"
+    assert re.findall(line, done.stderr, re.MULTILINE) == ["0", "2", "4", "5"]
+    assert "%|" not in done.stderr
+    assert images.image_size(tmp_path / "out.png") == (width, height)
+
+
+def test_progress_bar_on_a_terminal(tmp_path):
+    terminal, stderr = pty.openpty()
+    fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(
+        command(*example(tmp_path / "out.png", "--size", 64, "-n", 20)),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+    )
+    os.close(stderr)
+    shown = b""
+    try:
+        while block := os.read(terminal, 1000):
+            shown += block
+    except OSError:  # Linux's way to say that the other end is closed
+        pass
+    os.close(terminal)
+    assert process.communicate(timeout=60)[0] == b""
+    assert process.returncode == 0
+    shown = shown.decode()
+    last = re.split(r"[\r\n]+", shown.strip())[-1]
+    assert re.search(r"20/20.*100%\|.*loss \d\.\d+e", last)
+    assert TRACEBACK not in shown
+    assert "tensorflow" not in shown.lower()
+
+
+def test_help_and_version_are_quick():
+    for argument, expected in (("-h", "--content_weight"), ("--version", __version__)):
+        start = time.perf_counter()
+        done = run(argument)
+        assert time.perf_counter() - start < 3
+        assert (done.returncode, done.stderr) == (0, "")
+        assert expected in done.stdout
+
+
+def test_tensorflow_waits_for_work():
+    """Neither `import nst` nor a bad argument imports what takes seconds."""
+    code = """
+import sys, nst
+for bad in (["-n", "0"], ["--network", "x"], ["--content_layers", "x"], ["-c", "gone.jpg"]):
+    argv = ["-c", sys.argv[1], "-s", sys.argv[2], "-r", sys.argv[3], *bad]
+    assert nst.main(argv) == 2, bad
+assert nst.main([]) == 2
+sys.exit(any(name in sys.modules for name in ("tensorflow", "keras", "scipy", "h5py")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, (CONTENT, STYLE, "out.jpg"))], cwd=ROOT
+    )
+    assert done.returncode == 0
+
+
+def test_options_are_settings():
+    """Each field is an option of the same name with the same default, and reaches stylize."""
+    args = nst.parse(["-c", "a", "-s", "b", "-r", "c.jpg"])
+    for field in dataclasses.fields(nst.Settings):
+        assert getattr(args, field.name) == field.default, field.name
+    others = {"content", "style", "result", "print_every", "verbose", "debug"}
+    assert vars(args).keys() == {f.name for f in dataclasses.fields(nst.Settings)} | others
+    assert (args.print_every, args.verbose, args.debug) == (100, False, False)
+
+
+VALUES = {
+    "num_iter": 7,
+    "learning_rate": 2.5,
+    "content_weight": 3.0,
+    "style_weight": 0.5,
+    "tv_weight": 0.0,
+    "size": 64,
+    "scales": 2,
+    "init": "noise",
+    "network": "small",
+    "weights": "own.h5",
+    "content_layers": ["conv2_1", "block2_conv2"],
+    "style_layers": ["conv1_1"],
+    "pooling": "max",
+    "seed": 5,
+}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What main asks of stylize, which gives back a picture at once."""
+    calls = []
+
+    def stylize(content, styles, settings, on_step=None):
+        calls.append((content, styles, settings))
+        return nst.Result(picture(32, 48), {"total": [1.0]}, settings)
+
+    monkeypatch.setattr(nst, "stylize", stylize)
+    return calls
+
+
+@pytest.mark.parametrize("hyphens", [False, True])
+def test_options_reach_stylize(tmp_path, calls, hyphens):
+    argv = ["-c", str(CONTENT), "-s", str(STYLE), "-s", str(CONTENT), "-r", str(tmp_path / "x.png")]
+    for name, value in VALUES.items():
+        values = value if isinstance(value, list) else [value]
+        argv += ["--" + (name.replace("_", "-") if hyphens else name), *map(str, values)]
+    assert nst.main(argv) == 0
+    ((content, styles, settings),) = calls
+    assert (content, styles) == (str(CONTENT), [str(STYLE), str(CONTENT)])
+    seen = {x: list(y) if isinstance(y, tuple) else y for x, y in vars(settings).items()}
+    assert seen == VALUES
+    assert (images.load(tmp_path / "x.png") == picture(32, 48)).all()
+
+
+def test_short_options(tmp_path, calls):
+    argv = ["-c", str(CONTENT), "-s", str(STYLE), "-r", str(tmp_path / "my-own_name.png")]
+    assert nst.main([*argv, "-n", "9", "-l", "1.5", "-p", "3"]) == 0
+    assert (calls[0][2].num_iter, calls[0][2].learning_rate) == (9, 1.5)
+    assert (tmp_path / "my-own_name.png").exists()
+
+
+# Bad input
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Good and bad files in the current folder; whatever comes to the network has come too far."""
+    monkeypatch.chdir(tmp_path)
+    images.save("photo.jpg", picture(64, 96))
+    images.save("style.png", picture(64, 64, 1))
+    Path("text.jpg").write_text("no picture at all\n" * 99)
+    Path("cut.jpg").write_bytes(Path("photo.jpg").read_bytes()[:-500])
+    Path("bomb.png").write_bytes(BOMB)
+    Path("empty.jpg").touch()
+    Path("folder.jpg").mkdir()
+    Path("symlink.jpg").symlink_to("photo.jpg")
+    Path("hardlink.jpg").hardlink_to("photo.jpg")
+    Path("text.h5").write_text("no weights at all\n" * 99)
+    shutil.copy(Path(networks.__file__).with_name("small.h5"), "small.h5")
+    Path("cut.h5").write_bytes(Path("small.h5").read_bytes()[:-1000])
+    monkeypatch.setattr(networks, "feature_extractor", lambda *args: pytest.fail("is accepted"))
+    return tmp_path
+
+
+def complaint(capsys, caplog, *argv):
+    """The one line that is said about bad arguments."""
+    start = time.perf_counter()
+    good = ["-c", "photo.jpg", "-s", "style.png", "-r", "out.jpg", "--size", "64"]
+    assert nst.main([*good, *argv]) == 2
+    assert time.perf_counter() - start < 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    assert err.startswith("nst: ")
+    assert TRACEBACK not in err
+    assert not caplog.records
+    assert not Path("out.jpg").exists()
+    return err
+
+
+@pytest.mark.parametrize("option", ["-c", "-s", "--init"])
+@pytest.mark.parametrize(
+    "file",
+    ["gone.jpg", "text.jpg", "cut.jpg", "bomb.png", "empty.jpg", "folder.jpg", "style.png/x"],
+)
+def test_bad_image(files, capsys, caplog, option, file):
+    assert f"cannot read {file}: " in complaint(capsys, caplog, option, file)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+@pytest.mark.parametrize("option", ["-c", "-s"])
+def test_forbidden_image(files, capsys, caplog, option):
+    Path("style.png").chmod(0)
+    assert "cannot read style.png: permission" in complaint(capsys, caplog, option, "style.png")
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--num_iter", ["0", "-1", "many", "1.5", ""]),
+        ("--learning_rate", ["0", "-1", "nan", "inf", "x"]),
+        ("--content_weight", ["-1", "nan", "inf", "x"]),
+        ("--style_weight", ["-1", "nan", "inf", "x"]),
+        ("--tv_weight", ["-1", "nan", "inf", "x"]),
+        ("--size", ["31", "0", "-512", "x"]),
+        ("--scales", ["0", "x"]),
+        ("--seed", ["x", "-1"]),
+        ("--print_every", ["0", "x"]),
+        ("--network", ["vgg11"]),
+        ("--pooling", ["min"]),
+        ("--content_layers", ["conv9_1", "block1_pool"]),
+        ("--style_layers", ["conv9_1"]),
+    ],
+)
+def test_bad_value(files, capsys, caplog, option, values):
+    for value in values:
+        message = complaint(capsys, caplog, option, value)
+        assert (repr(value) if "layers" in option else option) in message
+        assert value in message
+        assert value in complaint(capsys, caplog, option.replace("_", "-") + "=" + value)
+
+
+def test_both_weights_zero(files, capsys, caplog):
+    message = complaint(capsys, caplog, "--content_weight", "0", "--style_weight", "0")
+    assert "--style_weight" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "named"), [("--nonsense", "--nonsense"), ("stray", "stray"), ("-r", "--result")]
+)
+def test_bad_option(files, capsys, caplog, option, named):
+    assert named in complaint(capsys, caplog, option)
+
+
+@pytest.mark.parametrize("missing", ["--content", "--style", "--result"])
+def test_missing_option(files, capsys, missing):
+    given = {"--content": "photo.jpg", "--style": "style.png", "--result": "out.jpg"}
+    del given[missing]
+    assert nst.main([x for pair in given.items() for x in pair]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert missing in err
+    assert not any(name in err for name in given)
+
+
+@pytest.mark.parametrize(
+    "result", ["photo.jpg", "./photo.jpg", "symlink.jpg", "hardlink.jpg", "style.png"]
+)
+def test_result_would_replace_an_input(files, capsys, caplog, result):
+    before = Path(result).read_bytes()
+    message = complaint(capsys, caplog, "-r", result)
+    assert result in message
+    assert ("style.png" if result == "style.png" else "photo.jpg") in message
+    assert Path(result).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "result", ["gone/out.jpg", "out.bmp", "out", "folder.jpg", "style.png/x.jpg"]
+)
+def test_bad_result(files, capsys, caplog, result):
+    before = sorted(files.iterdir())
+    assert f"cannot write {result}: " in complaint(capsys, caplog, "-r", result)
+    assert sorted(files.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("network", "file"),
+    [
+        ("vgg19", "gone.h5"),
+        ("vgg19", "small.h5"),
+        ("vgg16", "small.h5"),
+        ("vgg19", "text.h5"),
+        ("small", "cut.h5"),
+        ("small", "photo.jpg"),
+        ("vgg19", "folder.jpg"),
+    ],
+)
+def test_bad_weights(files, capsys, caplog, network, file):
+    assert file in complaint(capsys, caplog, "--weights", file, "--network", network)
+
+
+def test_debug_shows_where(tmp_path):
+    """And only then; as a process, because it is Python that prints it."""
+    for debug in ([], ["--debug"]):
+        done = run("-c", "gone.jpg", "-s", STYLE, "-r", tmp_path / "out.jpg", *debug)
+        assert done.returncode == 2 or debug
+        assert done.returncode != 0
+        assert done.stdout == ""
+        assert (TRACEBACK in done.stderr) == bool(debug)
+        assert "cannot read gone.jpg: " in done.stderr.splitlines()[-1]
+
+
+# Interrupts
+
+
+def test_interrupt_is_raised_once():
+    with cli.signals(cli.interrupt):
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A run that would take hours, once a line of stderr contains a given text."""
+    processes = []
+
+    def running(until):
+        arguments = ("--size", 96, "-n", 1_000_000, "-v", "-p", 1)
+        process = subprocess.Popen(
+            command(*example(tmp_path / "out.png", *arguments)),
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        processes.append(process)
+        for line in process.stderr:
+            if until in line:
+                return process
+        raise AssertionError(f"ends before it says {until!r}")
+
+    yield running
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("signals", "status"),
+    [
+        ([signal.SIGINT], 130),
+        ([signal.SIGTERM], 143),
+        ([signal.SIGINT, signal.SIGINT], 130),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "impatient"],
+)
+def test_interrupted_run_saves_the_best_picture(tmp_path, running, signals, status):
+    process = running("    3  total")
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.002)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert out == ""
+    assert TRACEBACK not in err
+    last = err.splitlines()[-1]
+    assert re.search(r"iteration \d+", last)
+    assert str(tmp_path / "out.png") in last
+    assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
+    assert images.image_size(tmp_path / "out.png") == images.size_to_fit(
+        *images.image_size(CONTENT), 96
+    )
+    images.load(tmp_path / "out.png")
+
+
+def test_interrupt_before_there_is_a_picture(tmp_path, running):
+    process = running(STYLE.name)  # next it imports TensorFlow
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert TRACEBACK not in err
+    assert "nothing is saved" in err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+# Endings other than the good one, with a stylize that gives them at once
+
+
+def finish(monkeypatch, cut_short=None, first=lambda: None):
+    def stylize(content, styles, settings, on_step=None):
+        first()
+        return nst.Result(picture(32, 48), {"total": [2.0, 1.0]}, settings, cut_short)
+
+    monkeypatch.setattr(nst, "stylize", stylize)
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    """A folder for the result, beside the system's temporary folder."""
+    (tmp_path / "rescue").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "rescue"))
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def main(out, *argv):
+    return nst.main(["-c", str(CONTENT), "-s", str(STYLE), "-r", str(out / "x.png"), *argv])
+
+
+@pytest.mark.parametrize("cut_short", [None, KeyboardInterrupt()])
+def test_failed_save_rescues_the_picture(out, monkeypatch, capsys, cut_short):
+    finish(monkeypatch, cut_short, first=lambda: shutil.rmtree(out))
+    assert main(out) == 2
+    stdout, err = capsys.readouterr()
+    assert stdout == ""
+    assert err.count("\n") == 1
+    assert f"cannot write {out / 'x.png'}: " in err
+    (rescue,) = (out.parent / "rescue").iterdir()
+    assert str(rescue) in err
+    assert (images.load(rescue) == picture(32, 48)).all()
+
+
+def test_interrupt_after_the_last_iteration(out, monkeypatch):
+    """While the picture is on its way to the file, it is not lost either."""
+    make_result = nst.Result
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return make_result(*args)
+
+    monkeypatch.setattr(nst, "Result", interrupted)
+    assert main(out, "--network", "small", "--size", "32", "-n", "1") in {0, 130}
+    assert max(images.image_size(out / "x.png")) == 32
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"), [(KeyboardInterrupt(), 130), (cli.Terminated(), 143)]
+)
+def test_cut_short_is_told(out, monkeypatch, caplog, capsys, reason, status):
+    finish(monkeypatch, reason)
+    assert main(out) == status
+    assert str(out / "x.png") in caplog.text
+    assert "iteration 1;" in caplog.text
+    assert capsys.readouterr().err == ""
+    assert (images.load(out / "x.png") == picture(32, 48)).all()
+
+
+def test_bad_loss_saves_the_last_good_picture(out, monkeypatch, capsys):
+    finish(monkeypatch, UserError("the style loss is no longer finite: lower --style_weight"))
+    assert main(out) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "lower --style_weight" in err
+    assert str(out / "x.png") in err
+    assert (images.load(out / "x.png") == picture(32, 48)).all()
+
+
+def test_earlier_result_is_replaced_not_without_a_word(out, monkeypatch, caplog):
+    finish(monkeypatch)
+    assert main(out) == 0
+    assert not caplog.records
+    assert main(out) == 0
+    assert str(out / "x.png") in caplog.text
+
+
+def test_signal_handlers_are_put_back(out, monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    finish(monkeypatch, KeyboardInterrupt())
+    main(out)
+    main(out, "--num_iter", "0")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

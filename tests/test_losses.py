@@ -1,0 +1,94 @@
+"""The losses against independent NumPy in float64, and where they can be worked out by hand."""
+
+import numpy as np
+import pytest
+from conftest import gram, total_variation
+
+from nstlib import losses, tf
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(0, 30, shape).astype(np.float32)
+
+
+def close(value, expected):
+    np.testing.assert_allclose(value, expected, rtol=2e-5, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 5), (7, 5, 3), (33, 17, 64), (1, 129, 31)])
+def test_gram_matrix(shape):
+    features = random(*shape)
+    value = losses.gram_matrix(tf.constant(features[None])).numpy()
+    assert value.shape == (shape[-1], shape[-1])
+    assert value.dtype == np.float32
+    close(value, gram(features))
+
+
+def test_gram_matrix_by_hand():
+    """Channels (1, 2, 3) and (0, 1, 0) over three positions."""
+    features = np.float32([[[1, 0], [2, 1], [3, 0]]])
+    expected = [[14 / 3, 2 / 3], [2 / 3, 1 / 3]]
+    close(losses.gram_matrix(tf.constant(features[None])), np.array(expected))
+
+
+def test_gram_matrix_forgets_where():
+    """What is where, and how large the image is, changes nothing."""
+    features = random(6, 7, 5)
+    shuffled = np.random.default_rng(1).permutation(features.reshape(-1, 5)).reshape(7, 6, 5)
+    expected = losses.gram_matrix(tf.constant(features[None])).numpy()
+    close(losses.gram_matrix(tf.constant(shuffled[None])), expected)
+    close(losses.gram_matrix(tf.constant(np.tile(features, (3, 2, 1))[None])), expected)
+
+
+def test_gram_matrix_of_unknown_size():
+    """As in a function that is compiled once for images of every size."""
+    signature = [tf.TensorSpec([1, None, None, 3], tf.float32)]
+    compiled = tf.function(losses.gram_matrix, input_signature=signature)
+    for shape in [(5, 7, 3), (9, 2, 3)]:
+        features = random(*shape)
+        close(compiled(tf.constant(features[None])), gram(features))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (17, 33, 8)])
+def test_content_loss(shape):
+    features, target = random(*shape), random(*shape, seed=1)
+    value = losses.content_loss(tf.constant(features[None]), tf.constant(target[None]))
+    assert value.shape == ()
+    close(value, np.mean((np.float64(features) - target) ** 2))
+    assert losses.content_loss(tf.constant(features[None]), tf.constant(features[None])) == 0
+
+
+def test_content_loss_by_hand():
+    features, target = np.float32([[[[1, 2], [3, 4]]]]), np.float32([[[[1, 0], [6, 4]]]])
+    assert losses.content_loss(tf.constant(features), tf.constant(target)) == (4 + 9) / 4
+
+
+@pytest.mark.parametrize("channels", [1, 3, 65])
+def test_style_loss(channels):
+    one, other = (gram(random(9, 11, channels, seed=s)).astype(np.float32) for s in (0, 1))
+    value = losses.style_loss(tf.constant(one), tf.constant(other))
+    assert value.shape == ()
+    close(value, np.mean((np.float64(one) - other) ** 2))
+    assert losses.style_loss(tf.constant(one), tf.constant(one)) == 0
+
+
+def test_style_loss_by_hand():
+    one, other = np.float32([[1, 2], [2, 5]]), np.float32([[1, 0], [0, 8]])
+    assert losses.style_loss(tf.constant(one), tf.constant(other)) == (4 + 4 + 9) / 4
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3), (5, 7, 3), (33, 16, 3)])
+def test_total_variation_loss(shape):
+    image = random(*shape)
+    value = losses.total_variation_loss(tf.constant(image[None]))
+    assert value.shape == ()
+    close(value, total_variation(image))
+
+
+def test_total_variation_loss_by_hand():
+    """Two rows of three grey pixels; rows and columns are averaged apart."""
+    image = np.float32([[0, 1, 3], [2, 1, 3]])[..., None].repeat(3, axis=2)
+    expected = (4 + 0 + 0) / 3 + (1 + 4 + 1 + 4) / 4
+    close(losses.total_variation_loss(tf.constant(image[None])), np.float64(expected))
+    flat = tf.fill([1, 5, 4, 3], 99.0)
+    assert losses.total_variation_loss(flat) == 0

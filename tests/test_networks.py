@@ -1,0 +1,416 @@
+"""The networks against NumPy and keras.applications; every kind of weights file; downloads."""
+
+import contextlib
+import dataclasses
+import hashlib
+import http.client
+import http.server
+import os
+import shutil
+import socket
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import BGR_MEAN, activations, picture
+
+import nst
+from nstlib import UserError, networks, tf
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # in Keras itself
+
+SMALL = Path(networks.__file__).with_name("small.h5")
+CONVOLUTIONS = {
+    "vgg19": (2, 2, 4, 4, 4),
+    "vgg16": (2, 2, 3, 3, 3),
+    "small": [convolutions for _, convolutions in networks.NETWORKS["small"].blocks],
+}
+
+
+def layer_names(network):
+    return [
+        f"block{b}_conv{c}"
+        for b, convolutions in enumerate(CONVOLUTIONS[network], 1)
+        for c in range(1, convolutions + 1)
+    ]
+
+
+def batch(image):
+    return tf.constant(np.float32(image)[None])
+
+
+def same(value, expected, tolerance=1e-4):
+    assert value.shape == expected.shape
+    assert np.abs(value - expected).max() <= tolerance * np.abs(expected).max()
+
+
+# What there is
+
+
+@pytest.mark.parametrize("network", CONVOLUTIONS)
+def test_shapes(network):
+    shapes = networks.NETWORKS[network].shapes
+    assert list(shapes) == layer_names(network)
+    depths = [3] + [shape[3] for shape in shapes.values()]
+    assert [shape[:3] for shape in shapes.values()] == [(3, 3, depth) for depth in depths[:-1]]
+    if network != "small":
+        channels = {int(name[5]): shape[3] for name, shape in shapes.items()}
+        assert channels == {1: 64, 2: 128, 3: 256, 4: 512, 5: 512}
+
+
+@pytest.mark.parametrize("network", CONVOLUTIONS)
+def test_layer_names(network):
+    for name in layer_names(network):
+        papers_name = name.replace("block", "conv").replace("_conv", "_")
+        assert networks.layer_name(network, name) == name
+        assert networks.layer_name(network, papers_name) == name
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ("vgg19", "block6_conv1"),
+        ("vgg19", "conv5_5"),
+        ("vgg16", "block3_conv4"),
+        ("small", "conv1_7"),
+        ("vgg19", "block1_pool"),
+        ("vgg19", ""),
+        ("vgg19", "xconv1_1"),
+    ],
+)
+def test_unknown_layer(network, name):
+    with pytest.raises(UserError) as error:
+        networks.layer_name(network, name)
+    assert network in str(error.value)
+    assert repr(name) in str(error.value)
+    assert layer_names(network)[-1] in str(error.value)
+    with pytest.raises(UserError):
+        networks.feature_extractor(network, [name], weights=SMALL)
+
+
+# What the submodel computes
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ["block1_conv1"],
+        ["conv3_1"],
+        ["block3_conv1"],
+        ["block4_conv1", "block2_conv2"],
+        ["conv1_1", "block5_conv2"],
+    ],
+)
+def test_ends_at_the_deepest_layer(layers):
+    extractor = networks.feature_extractor("small", layers)
+    names = [networks.layer_name("small", name) for name in layers]
+    assert list(extractor.output) == names
+    present = [layer.name for layer in extractor.layers if "conv" in layer.name]
+    assert present == [name for name in layer_names("small") if name <= max(names)]
+    pools = [layer.name for layer in extractor.layers if "pool" in layer.name]
+    assert len(pools) == int(present[-1][5]) - 1
+    assert not extractor.trainable_weights
+    assert set(extractor(batch(picture(16, 16)))) == set(names)
+
+
+@pytest.mark.parametrize("pooling", ["max", "avg"])
+@pytest.mark.parametrize("shape", [(32, 32), (35, 49), (16, 17)])
+def test_small_equals_numpy(pooling, shape):
+    image = picture(*shape)
+    extractor = networks.feature_extractor("small", layer_names("small"), pooling)
+    expected = activations(image, networks.read_weights(SMALL, "small"), pooling)
+    seen = extractor(batch(image))
+    assert set(seen) == set(expected)
+    for name, value in seen.items():
+        assert value.dtype == tf.float32
+        same(value[0], expected[name])
+        assert np.ptp(value) > 0  # something is seen
+
+
+def test_small_prefers_average_pooling():
+    layers, image = ["block2_conv1"], batch(picture(32, 32))
+    default, average, maximum = (
+        networks.feature_extractor("small", layers, pooling)(image)["block2_conv1"]
+        for pooling in (None, "avg", "max")
+    )
+    assert np.array_equal(default, average)
+    assert not np.allclose(default, maximum)
+
+
+# Weights files
+
+
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory):
+    """keras.applications' models with random weights by name, and a folder of their files."""
+    folder, models = tmp_path_factory.mktemp("weights"), {}
+    for name in ("VGG19", "VGG16"):
+        model = getattr(tf.keras.applications, name)(weights=None, include_top=False)
+        rng = np.random.default_rng(0)
+        for layer in model.layers:
+            if layer.weights:
+                kernel, bias = layer.get_weights()
+                layer.set_weights([kernel, rng.normal(0, 1, bias.shape)])
+        name = name.lower()
+        models[name] = model
+        model.save_weights(folder / f"{name}.weights.h5")
+        model.save(folder / f"{name}-whole.h5")
+        with h5py.File(folder / f"{name}-classic.h5", "w") as file:  # as Keras 1 and 2 wrote it
+            file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
+            for layer in model.layers:
+                group = file.create_group(layer.name)
+                names = [f"{layer.name}_{part}_1:0" for part in "Wb"] if layer.weights else []
+                group.attrs["weight_names"] = [x.encode() for x in names]
+                for x, values in zip(names, layer.get_weights(), strict=True):
+                    group[x] = values
+    yield models, folder
+    shutil.rmtree(folder)  # half a gigabyte
+
+
+@pytest.mark.parametrize(
+    ("network", "file"),
+    [
+        ("vgg19", "vgg19.weights.h5"),
+        ("vgg19", "vgg19-whole.h5"),
+        ("vgg19", "vgg19-classic.h5"),
+        ("vgg16", "vgg16.weights.h5"),
+        ("vgg16", "vgg16-whole.h5"),
+    ],
+)
+def test_weights_file_is_as_keras_loads_it(vgg, network, file):
+    models, folder = vgg
+    weights = networks.read_weights(folder / file, network)
+    assert list(weights) == layer_names(network)
+    for name, pair in weights.items():
+        for value, expected in zip(
+            pair, models[network].get_layer(name).get_weights(), strict=True
+        ):
+            assert np.array_equal(value, expected)
+
+
+@pytest.mark.parametrize("network", ["vgg19", "vgg16"])
+def test_vgg_equals_keras(vgg, network):
+    """Mean, order of channels, padding, pooling and all layers of every block."""
+    models, folder = vgg
+    image, names = picture(33, 48), layer_names(network)
+    extractor = networks.feature_extractor(network, names, weights=folder / f"{network}.weights.h5")
+    model = models[network]
+    outputs = {name: model.get_layer(name).output for name in names}
+    expected = tf.keras.Model(model.inputs, outputs)(batch(image[..., ::-1] - BGR_MEAN))
+    seen = extractor(batch(image))
+    for name in names:
+        same(seen[name].numpy(), expected[name].numpy(), 1e-5)
+
+
+def test_trained_model_has_more_than_weights(tmp_path, monkeypatch):
+    """The optimizer's momenta, saved beside the weights, have the weights' names and shapes."""
+    tiny = networks.Network(((4, 2), (6, 1)), ("block1_conv1",), ("block1_conv1",), "max", "")
+    monkeypatch.setitem(networks.NETWORKS, "tiny", tiny)
+    keras = tf.keras
+    model = keras.Sequential(
+        [keras.Input([8, 8, 3])]
+        + [keras.layers.Conv2D(s[3], 3, name=name) for name, s in tiny.shapes.items()]
+    )
+    model.compile("adam", "mse")
+    model.train_on_batch(np.ones([1, 8, 8, 3]), np.ones([1, 2, 2, 6]))
+    for name in ("tiny.h5", "tiny.weights.h5"):
+        (model.save if name == "tiny.h5" else model.save_weights)(tmp_path / name)
+        weights = networks.read_weights(tmp_path / name, "tiny")
+        for layer, (kernel, bias) in weights.items():
+            assert np.array_equal(kernel, model.get_layer(layer).kernel)
+            assert np.array_equal(bias, model.get_layer(layer).bias)
+
+
+@pytest.mark.parametrize("kind", [".weights", "-whole", "-classic"])
+@pytest.mark.parametrize(("network", "other"), [("vgg19", "vgg16"), ("vgg16", "vgg19")])
+def test_weights_of_another_network_are_refused(vgg, network, other, kind):
+    path = vgg[1] / f"{other}{kind}.h5"
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=rf"{path.name}.* {network}"):
+        networks.feature_extractor(network, ["block1_conv1"], weights=path)
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("network", ["vgg19", "vgg16"])
+def test_bundled_weights_are_not_vgg(network):
+    with pytest.raises(UserError, match=rf"small\.h5.* {network}"):
+        networks.read_weights(SMALL, network)
+
+
+def bad_weights(path):
+    """Write what cannot be a weights file to a path whose name says what."""
+    if path.stem == "text":
+        path.write_text("no weights at all\n" * 99)
+    elif path.stem == "empty":
+        path.touch()
+    elif path.stem == "cut":
+        path.write_bytes(SMALL.read_bytes()[: SMALL.stat().st_size // 2])
+    elif path.stem == "folder":
+        path.mkdir()
+    elif path.stem == "hollow":
+        h5py.File(path, "w").close()
+    elif path.stem == "dense":
+        with h5py.File(path, "w") as file:
+            file["dense/kernel"], file["dense/bias"] = np.ones([4, 4]), np.ones(4)
+    elif path.stem == "unbiased":
+        with h5py.File(path, "w") as file:
+            file["block1_conv1/kernel"] = np.ones([3, 3, 3, 16])
+
+
+@pytest.mark.parametrize(
+    "name", ["missing", "text", "empty", "cut", "folder", "hollow", "dense", "unbiased"]
+)
+def test_no_weights_file(tmp_path, name):
+    path = tmp_path / f"{name}.h5"
+    bad_weights(path)
+    start = time.perf_counter()
+    with pytest.raises(UserError) as error:
+        networks.feature_extractor("small", ["block1_conv1"], weights=path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert time.perf_counter() - start < 1
+
+
+# Downloads: from a server of our own, without the encryption
+
+
+class PlainHTTPS(urllib.request.HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(http.client.HTTPConnection, request)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Serves the bundled weights as those of "vgg19"; `reply` changes what it answers."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.requests.append(self.path)
+            server.reply(self)
+
+        def log_message(self, *args):
+            pass
+
+    def whole(handler):
+        send(handler, SMALL.read_bytes())
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.requests, server.reply = [], whole
+    server.address = f"https://127.0.0.1:{server.server_port}/models/test_weights.h5"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), PlainHTTPS())
+    monkeypatch.setattr(urllib.request, "_opener", opener)
+    network = dataclasses.replace(
+        networks.NETWORKS["small"],
+        weights=server.address,
+        md5=hashlib.md5(SMALL.read_bytes()).hexdigest(),
+    )
+    monkeypatch.setitem(networks.NETWORKS, "vgg19", network)
+    shutil.rmtree(cache(), ignore_errors=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.02])
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def cache():
+    return Path(os.environ["KERAS_HOME"]) / "models"
+
+
+def send(handler, data, length=None):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(length or len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def test_download_once(server, capsys):
+    layers, image = ["block2_conv1"], batch(picture(16, 16))
+    expected = networks.feature_extractor("small", layers)(image)["block2_conv1"]
+    for _ in range(2):
+        seen = networks.feature_extractor("vgg19", layers)(image)["block2_conv1"]
+        assert np.array_equal(seen, expected)
+    assert server.requests == ["/models/test_weights.h5"]
+    assert [path.name for path in cache().iterdir()] == ["test_weights.h5"]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Downloading" in err
+
+
+def wrong(handler):
+    send(handler, SMALL.read_bytes()[:-1] + b"?")
+
+
+def cut_off(handler):
+    data = SMALL.read_bytes()
+    with contextlib.suppress(OSError):
+        send(handler, data[: len(data) // 2], len(data))
+    handler.close_connection = True
+
+
+def not_found(handler):
+    handler.send_error(404)
+
+
+def dropped(handler):
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("reply", [wrong, cut_off, not_found, dropped])
+def test_failed_download(server, capsys, reply):
+    good, server.reply = server.reply, reply
+    for _ in range(2):  # what the first leaves behind, the second does not trust
+        with pytest.raises(networks.WeightsUnavailable) as error:
+            networks.feature_extractor("vgg19", ["block1_conv1"])
+        for part in ("vgg19", "test_weights.h5", server.address, "--weights", str(cache().parent)):
+            assert part in str(error.value)
+        assert "\n" not in str(error.value)
+    assert len(server.requests) == 2
+    assert socket.getdefaulttimeout() is None
+    server.reply = good
+    networks.feature_extractor("vgg19", ["block1_conv1"])
+    assert len(server.requests) == 3
+    assert capsys.readouterr().out == ""
+
+
+def test_damaged_cache_is_downloaded_anew(server):
+    cache().mkdir()
+    (cache() / "test_weights.h5").write_bytes(SMALL.read_bytes()[:1000])
+    networks.feature_extractor("vgg19", ["block1_conv1"])
+    assert len(server.requests) == 1
+    assert (cache() / "test_weights.h5").read_bytes() == SMALL.read_bytes()
+
+
+def test_no_network_no_matter(server, caplog, capsys):
+    """One warning, and the picture is painted with the bundled network."""
+    server.shutdown()
+    server.server_close()
+    settings = nst.Settings(num_iter=2, size=32, content_layers=("conv3_2",))
+    result = nst.stylize(picture(32, 32), picture(32, 32, 1), settings)
+    assert result.image.shape == (32, 32, 3)
+    assert result.settings.network == "small"
+    assert result.settings.content_layers == ("block3_conv2",)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    message = warnings[0].getMessage()
+    for part in ("vgg19", "refused", "test_weights.h5", server.address, "--weights", "small"):
+        assert part in message
+    assert "\n" not in message
+    assert capsys.readouterr().out == ""
+
+
+def test_small_needs_no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        pytest.fail("opens a connection")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, refuse)
+    settings = nst.Settings(num_iter=1, size=32, network="small")
+    assert nst.stylize(picture(32, 32), picture(32, 32, 1), settings).image.shape == (32, 32, 3)

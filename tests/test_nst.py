@@ -1,0 +1,607 @@
+"""The library: settings, the objective and its gradient, the best image, stylize."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from conftest import picture, style_distance, total_variation, weighted_losses
+
+import nst
+from nstlib import UserError, images, networks, tf
+
+CONTENT, STYLE, OTHER_STYLE = picture(32, 40), picture(40, 32, 1), picture(32, 32, 2)
+LAYERS = tuple(f"block{b}_conv1" for b in range(1, 6))
+
+
+def quick(**changes):
+    """Settings for a run of a second."""
+    return nst.Settings(**{"num_iter": 3, "size": 40, "network": "small", **changes})
+
+
+def batch(image):
+    return tf.constant(np.float32(image)[None])
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The bundled network: (kernel, bias) by layer name."""
+    return networks.read_weights(networks.find_weights("small"), "small")
+
+
+def balanced(small, **changes):
+    """Options under which each loss has the same effect, whatever the network."""
+    ones = quick(content_weight=1.0, style_weight=1.0, tv_weight=1.0, **changes).resolved()
+    plain = weighted_losses(picture(32, 40, 3), CONTENT, [STYLE], ones, small)
+    return {f"{x}_weight": float(100 / plain[x]) for x in ("content", "style", "tv")} | changes
+
+
+@pytest.fixture(scope="module")
+def weights(small):
+    return balanced(small)
+
+
+# Settings
+
+
+def test_defaults():
+    defaults = {field.name: field.default for field in dataclasses.fields(nst.Settings)}
+    assert {
+        "num_iter": 1000,
+        "learning_rate": 5.0,
+        "content_weight": 1e4,
+        "style_weight": 1e-2,
+        "tv_weight": 1e2,
+        "size": 512,
+        "network": "vgg19",
+        "weights": None,
+        "seed": 0,
+    }.items() <= defaults.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("num_iter", [0, -3]),
+        ("learning_rate", [0, -1, math.nan, math.inf]),
+        ("content_weight", [-1e-9, math.nan, math.inf, -math.inf]),
+        ("style_weight", [-1, math.nan, math.inf]),
+        ("tv_weight", [-1, math.nan, math.inf]),
+        ("size", [31, 0, -512]),
+        ("scales", [0, -1]),
+        ("network", ["vgg11", ""]),
+        ("pooling", ["min", ""]),
+        ("seed", [-1]),
+    ],
+)
+def test_bad_setting(name, values):
+    for value in values:
+        with pytest.raises(UserError) as error:
+            nst.Settings(**{name: value})
+        assert f"--{name}" in str(error.value)
+        assert str(value) in str(error.value)
+
+
+def test_content_or_style_must_count():
+    with pytest.raises(UserError, match="--style_weight"):
+        nst.Settings(content_weight=0, style_weight=0)
+
+
+@pytest.mark.parametrize("name", ["content_layers", "style_layers"])
+def test_unknown_layer(name):
+    with pytest.raises(UserError, match="vgg19 has no layer 'conv9_1'"):
+        nst.Settings(**{name: ("conv1_1", "conv9_1")})
+    with pytest.raises(UserError, match="small has no layer 'conv1_7'"):
+        nst.Settings(**{name: ("conv1_7",), "network": "small"})
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "pooling"),
+    [
+        ("vgg19", "block5_conv2", "max"),
+        ("vgg16", "block5_conv2", "max"),
+        ("small", "block3_conv2", "avg"),
+    ],
+)
+def test_resolved(network, layer, pooling):
+    settings = nst.Settings(network=network).resolved()
+    assert settings.content_layers == (layer,)
+    assert settings.style_layers == LAYERS
+    assert settings.pooling == pooling
+    chosen = nst.Settings(
+        network=network, content_layers=["conv2_2"], style_layers=["conv1_2"], pooling="avg"
+    ).resolved()
+    assert chosen.content_layers == ("block2_conv2",)
+    assert chosen.style_layers == ("block1_conv2",)
+    assert chosen.pooling == "avg"
+    assert chosen.resolved() == chosen
+
+
+@pytest.mark.parametrize(
+    ("size", "scales"), [(32, 1), (128, 1), (255, 1), (256, 2), (512, 3), (1024, 4), (1100, 4)]
+)
+def test_scales_start_at_128_or_more(size, scales):
+    assert nst.Settings(size=size).resolved().scales == scales
+
+
+@pytest.mark.parametrize(
+    ("settings", "thinnest", "plan"),
+    [
+        ({"size": 512, "num_iter": 900}, 1, [(128, 300), (256, 300), (512, 300)]),
+        ({"size": 512, "num_iter": 900, "scales": 1}, 1, [(512, 900)]),
+        ({"size": 512, "num_iter": 10}, 0.5, [(128, 3), (256, 3), (512, 4)]),
+        ({"size": 512, "num_iter": 10}, 0.1, [(512, 10)]),
+        ({"size": 512, "num_iter": 10}, 0.2, [(256, 5), (512, 5)]),
+        ({"size": 512, "num_iter": 10}, 0.04, [(512, 10)]),
+        ({"size": 512, "num_iter": 2}, 1, [(256, 1), (512, 1)]),
+        ({"size": 512, "num_iter": 1}, 1, [(512, 1)]),
+        ({"size": 40, "num_iter": 7, "scales": 9}, 1, [(40, 7)]),
+    ],
+)
+def test_plan_scales(settings, thinnest, plan):
+    assert nst.plan_scales(nst.Settings(**settings).resolved(), thinnest) == plan
+
+
+# The objective
+
+
+@pytest.fixture(scope="module", params=["avg", "max"])
+def objective(request, small):
+    """Of two styles, at an image of its own; with all that makes it up."""
+    options = balanced(small, content_layers=("conv3_2", "conv2_1"), pooling=request.param)
+    settings = quick(**options)
+    settings, extractor = nst.load_network(settings)
+    content, styles = batch(CONTENT), [batch(STYLE), batch(OTHER_STYLE)]
+    image = np.float64(picture(32, 40, 3))
+    return nst.make_objective(extractor, content, styles, settings), image, settings
+
+
+def expected_losses(image, settings, small):
+    return weighted_losses(image, CONTENT, [STYLE, OTHER_STYLE], settings, small)
+
+
+def test_losses_equal_numpy(objective, small):
+    """Weighted, averaged over layers, the styles' Gram matrices averaged, and summed."""
+    objective, image, settings = objective
+    parts, _ = objective(batch(image))
+    expected = expected_losses(image, settings, small)
+    assert parts.keys() == expected.keys()
+    for name, value in parts.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4)
+        assert expected[name] > 0.05 * expected["total"]  # each has its say
+
+
+def test_gradient_equals_central_differences(objective, small):
+    """Of the losses in NumPy, in directions where each of their terms counts."""
+    objective, image, settings = objective
+    gradient = objective(batch(image))[1].numpy()[0]
+    assert gradient.shape == image.shape
+    rng = np.random.default_rng(0)
+    toward = np.float64(gradient) / np.abs(gradient).max()
+    for direction in (
+        toward,
+        rng.normal(size=image.shape) + toward,
+        np.ones_like(image),
+        rng.normal(size=3) * np.ones_like(image),
+        np.float64(CONTENT - image) / 100,
+    ):
+        step = 1e-5 * direction  # so short that it changes few of what ReLUs and maxima let through
+        above, below = (
+            expected_losses(image + sign * step, settings, small)["total"] for sign in (1, -1)
+        )
+        slope = np.sum(gradient * direction)
+        scale = np.sqrt(np.sum(np.float64(gradient) ** 2) * np.sum(direction**2))
+        assert abs(slope - (above - below) / 2e-5) < 1e-3 * scale
+
+
+@pytest.mark.parametrize("left_out", ["content", "style", "tv"])
+def test_weight_0_leaves_a_loss_out(left_out, small, weights):
+    settings = quick(**{**weights, f"{left_out}_weight": 0.0})
+    settings, extractor = nst.load_network(settings)
+    if left_out == "style":
+        assert list(extractor.output) == ["block3_conv2"]
+    objective = nst.make_objective(extractor, batch(CONTENT), [batch(STYLE)], settings)
+    image = picture(32, 40, 3)
+    parts, gradient = objective(batch(image))
+    expected = weighted_losses(image, CONTENT, [STYLE], settings, small)
+    assert float(parts.get(left_out, 0)) == 0
+    np.testing.assert_allclose(parts["total"], expected["total"], rtol=1e-4)
+    assert np.isfinite(gradient).all()
+
+
+# The loop and its best image
+
+
+def run_minimize(objective, start, num_iter, rate):
+    """Adam on a made-up objective: the best image, and (loss, mean grey level) at each report."""
+    best = tf.Variable(tf.fill([1, 4, 5, 3], float(start)))
+    reports = []
+
+    def report(iteration, parts, image):
+        assert iteration == len(reports)
+        assert 0 <= image.numpy().min() <= image.numpy().max() <= 255
+        reports.append((parts["total"], float(image.numpy().mean())))
+
+    settings = nst.Settings(learning_rate=rate)
+    return best, reports, lambda: nst.minimize(objective, best, settings, num_iter, report)
+
+
+def walk(loss):
+    """An objective whose gradient is always 1: Adam darkens the image by its rate each step."""
+
+    def objective(image):
+        total = loss(tf.reduce_mean(image))
+        return {"total": total, "content": total}, tf.ones_like(image)
+
+    return objective
+
+
+def test_best_image_is_the_one_of_lowest_loss():
+    """The walk passes the minimum, at 100, on its way from 250 to 0."""
+    best, reports, minimize = run_minimize(walk(lambda x: (x - 100) ** 2), 250, 30, 20.0)
+    minimize()
+    losses = [loss for loss, _ in reports]
+    assert len(losses) == 31
+    assert 0 < np.argmin(losses) < 20
+    assert losses[-1] > 10 * min(losses)
+    image = best.numpy()
+    assert np.ptp(image) == 0
+    np.testing.assert_allclose((image.mean() - 100) ** 2, min(losses), rtol=1e-3)
+
+
+def test_reports_see_each_image_with_its_loss():
+    best, reports, minimize = run_minimize(walk(lambda x: (x - 100) ** 2), 250, 10, 20.0)
+    minimize()
+    assert reports[0][1] == 250
+    for loss, level in reports:
+        np.testing.assert_allclose(loss, (level - 100) ** 2, rtol=1e-4, atol=1e-2)
+    assert min(reports)[1] == best.numpy().mean()
+
+
+def test_the_last_image_counts_too():
+    best, reports, minimize = run_minimize(walk(lambda x: x), 250, 10, 5.0)
+    minimize()
+    losses = [loss for loss, _ in reports]
+    assert losses == sorted(losses, reverse=True)
+    np.testing.assert_allclose(best.numpy().mean(), losses[-1], rtol=1e-6)
+    steps = -np.diff(losses)  # the rate falls along half a cosine
+    expected = 5 * (1 + np.cos(np.pi * np.arange(10) / 10)) / 2
+    np.testing.assert_allclose(steps, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("start", "sign", "end"), [(20, 1, 0), (230, -1, 255)])
+def test_pixels_stay_displayable(start, sign, end):
+    def objective(image):
+        total = sign * tf.reduce_mean(image)
+        return {"total": total, "tv": total}, sign * tf.ones_like(image)
+
+    best, reports, minimize = run_minimize(objective, start, 20, 30.0)
+    minimize()
+    assert (best.numpy() == end).all()
+    assert reports[-1][0] == sign * end
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_bad_loss_keeps_the_best_image(bad):
+    def loss(level):
+        return tf.where(level < 150, bad, level)
+
+    best, reports, minimize = run_minimize(walk(loss), 250, 50, 20.0)
+    with pytest.raises(UserError) as error:
+        minimize()
+    assert "--content_weight" in str(error.value)
+    assert "--learning_rate" in str(error.value)
+    assert 2 < len(reports) < 50
+    assert all(math.isfinite(loss) for loss, _ in reports)
+    assert 150 <= best.numpy().mean() < 190
+    np.testing.assert_allclose(best.numpy().mean(), min(reports)[0], rtol=1e-6)
+
+
+def test_overflowing_total_is_a_bad_loss_too():
+    def objective(image):
+        part = tf.reduce_mean(image) * 0 + 3e38
+        return {"total": part + part, "content": part, "style": part}, tf.ones_like(image)
+
+    _, _, minimize = run_minimize(objective, 250, 5, 1.0)
+    with pytest.raises(UserError):
+        minimize()
+
+
+# stylize
+
+
+@pytest.fixture(scope="module")
+def painted():
+    """A run of two scales, and what on_step saw of it."""
+    steps = []
+
+    def on_step(step):
+        steps.append((step, step.image))
+
+    content, styles = CONTENT.copy(), [STYLE.copy()]
+    settings = quick(num_iter=12, scales=2, size=80, style_weight=1.0, learning_rate=10.0)
+    result = nst.stylize(content, styles, settings, on_step)
+    assert (content == CONTENT).all()
+    assert len(styles) == 1
+    assert (styles[0] == STYLE).all()
+    return result, steps
+
+
+def test_result(painted):
+    result, _ = painted
+    assert result.image.shape == (64, 80, 3)
+    assert result.image.dtype == np.uint8
+    assert result.cut_short is None
+    assert set(result.losses) == {"total", "content", "style", "tv"}
+    for name, history in result.losses.items():
+        assert len(history) == 13, name
+    parts = [result.losses[name] for name in ("content", "style", "tv")]
+    np.testing.assert_allclose(np.sum(parts, axis=0), result.losses["total"], rtol=1e-5)
+
+
+def test_result_tells_the_settings_that_were_used(painted):
+    settings = painted[0].settings
+    assert [x for x, value in dataclasses.asdict(settings).items() if value is None] == ["weights"]
+    assert settings.content_layers == ("block3_conv2",)
+    assert settings.style_layers == LAYERS
+    assert (settings.network, settings.pooling, settings.scales) == ("small", "avg", 2)
+
+
+def test_on_step_sees_every_iteration_once(painted):
+    result, steps = painted
+    assert [step.iteration for step, _ in steps] == list(range(13))
+    assert [step.losses["total"] for step, _ in steps] == result.losses["total"]
+    progress = [step.progress for step, _ in steps]
+    assert progress[0] == 0
+    assert progress[-1] == pytest.approx(1)
+    assert (np.diff(progress) > 0).all()
+    assert progress[6] == pytest.approx(1 / 5)  # a quarter of the pixels in half the iterations
+    seconds = [step.seconds for step, _ in steps]
+    assert seconds == sorted(seconds)
+    shapes = [image.shape for _, image in steps]
+    assert shapes[:6] == [(32, 40, 3)] * 6
+    assert shapes[7:] == [(64, 80, 3)] * 6
+
+
+def test_a_scale_starts_where_the_one_before_ended(monkeypatch):
+    starts = []
+
+    def invert(objective, best, *_):
+        starts.append(images.without_margin(best))
+        best.assign(255 - best)
+
+    monkeypatch.setattr(nst, "minimize", invert)
+    result = nst.stylize(CONTENT, STYLE, quick(scales=2, size=80))
+    assert np.abs(starts[0] - CONTENT).mean() < 3  # by way of 80 pixels
+    assert np.abs(starts[1] - images.resize(255 - starts[0], 64, 80)).max() < 0.01
+    assert np.abs(result.image - (255 - starts[1])).max() < 0.51
+
+
+def test_style_comes_nearer(painted, small):
+    before, after = (
+        style_distance(image, images.load(STYLE, 80), small)
+        for image in (images.load(CONTENT, 80), painted[0].image)
+    )
+    assert after < 0.7 * before
+
+
+def framed(image):
+    return images.with_margin(np.float64(image))[0]
+
+
+def test_step_shows_the_image_of_its_losses(small, weights):
+    steps = []
+
+    def on_step(step):
+        steps.append((step.losses["total"], step.image, step.variable.numpy()[0]))
+
+    result = nst.stylize(CONTENT, STYLE, quick(**weights), on_step)
+    assert (steps[0][1] == CONTENT).all()
+    for total, image, exact in steps:
+        assert np.abs(images.without_margin(exact[None]) - image).max() < 0.51
+        style = images.load(STYLE, 40)
+        expected = weighted_losses(exact, framed(CONTENT), [style], result.settings, small)
+        assert total == pytest.approx(expected["total"], rel=1e-3)
+
+
+def test_best_image_is_returned():
+    """With a rate that leaps over everything, that is the first one."""
+    result = nst.stylize(CONTENT, STYLE, quick(num_iter=1, learning_rate=200.0, style_weight=1e-9))
+    assert result.losses["total"][0] < result.losses["total"][1]
+    assert (result.image == CONTENT).all()
+
+
+def test_paths_and_arrays_are_the_same(tmp_path):
+    for name, image in (("content", CONTENT), ("style", STYLE)):
+        images.save(tmp_path / f"{name}.png", image)
+    expected = nst.stylize(CONTENT, STYLE, quick()).image
+    content, style = tmp_path / "content.png", tmp_path / "style.png"
+    for arguments in ((content, style), (str(content), [str(style)]), (CONTENT, [style, STYLE])):
+        assert (nst.stylize(*arguments, quick()).image == expected).all()
+
+
+def test_several_styles_are_mixed(small, weights):
+    settings = quick(num_iter=1, **weights)
+    result = nst.stylize(CONTENT, [STYLE, OTHER_STYLE], settings)
+    styles = [images.load(style, 40) for style in (STYLE, OTHER_STYLE)]
+    image = framed(CONTENT)
+    expected = weighted_losses(image, image, styles, result.settings, small)
+    assert result.losses["style"][0] == pytest.approx(expected["style"], rel=1e-3)
+
+
+def test_no_style():
+    with pytest.raises(UserError, match="style"):
+        nst.stylize(CONTENT, [], quick())
+
+
+def test_same_seed_same_picture():
+    one, same, other = (
+        nst.stylize(CONTENT, STYLE, quick(init="noise", seed=seed)).image for seed in (7, 7, 8)
+    )
+    assert (one == same).all()
+    assert np.abs(one.astype(float) - other).mean() > 10
+
+
+def start(init):
+    """The image a run starts from."""
+    seen = []
+
+    def on_step(step):
+        seen.append(step.image)
+        return False
+
+    nst.stylize(CONTENT, STYLE, quick(init=str(init)), on_step)
+    return seen[0].astype(float)
+
+
+def test_init(tmp_path):
+    assert (start("content") == CONTENT).all()
+    style = images.resize(images.load(STYLE), 32, 40)
+    assert np.abs(start("style") - style).mean() < 3
+    noise = start("noise")
+    assert noise.std() > 60
+    assert total_variation(noise) == pytest.approx(2 * 2 * noise.var(), rel=0.1)
+    images.save(tmp_path / "own.png", OTHER_STYLE)
+    assert np.abs(start(tmp_path / "own.png") - images.resize(OTHER_STYLE, 32, 40)).max() <= 1
+    with pytest.raises(UserError, match=r"cannot read .*gone\.png"):
+        start(tmp_path / "gone.png")
+
+
+def test_panorama():
+    result = nst.stylize(picture(60, 1200), STYLE, quick(num_iter=1, size=512, scales=None))
+    assert result.image.shape == (26, 512, 3)
+
+
+@pytest.mark.parametrize("shape", [(10, 333), (417, 7), (1, 40)])
+def test_too_thin(shape):
+    """The sentence names the least size that works; and it does."""
+    image, size = picture(*shape), 100
+    for arguments in ((image, STYLE), (CONTENT, image)):
+        with pytest.raises(UserError, match="--size") as error:
+            nst.stylize(*arguments, quick(size=size))
+    needed = int("".join(filter(str.isdigit, str(error.value).rsplit(" ", 1)[1])))
+    assert min(nst.load_image(image, needed).shape[:2]) == 16
+    with pytest.raises(UserError, match="--size"):
+        nst.load_image(image, needed - math.ceil(max(shape) / min(shape)))
+    result = nst.stylize(image, STYLE, quick(num_iter=1, size=needed))
+    assert max(result.image.shape) == needed
+
+
+def test_enlarging_is_told(caplog, tmp_path):
+    images.save(tmp_path / "tiny.png", picture(16, 12))
+    nst.load_image(tmp_path / "tiny.png", 64)
+    (record,) = (x for x in caplog.records if x.levelname == "WARNING")
+    for part in ("tiny.png", "12 x 16", "48 x 64", "--size"):
+        assert part in record.getMessage()
+    caplog.clear()
+    nst.load_image(CONTENT, 40)
+    nst.load_image(CONTENT, 32)
+    assert not [x for x in caplog.records if x.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("content", [np.zeros([32, 32, 3]), np.zeros([32, 32], np.uint8)])
+def test_other_arrays_are_refused(content):
+    with pytest.raises(UserError, match="uint8 of shape"):
+        nst.stylize(content, STYLE, quick())
+    with pytest.raises(UserError, match="uint8 of shape"):
+        nst.stylize(CONTENT, [STYLE, content], quick())
+
+
+# Runs that end early
+
+
+def interrupted(at, action, **changes):
+    """A run of two scales of three iterations, with an action at one of them."""
+
+    def on_step(step):
+        if step.iteration == at:
+            return action()
+        return None
+
+    settings = quick(**{"num_iter": 6, "scales": 2, "size": 80, **changes})
+    return nst.stylize(CONTENT, STYLE, settings, on_step)
+
+
+def press_ctrl_c():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at", [0, 2, 3, 5, 6])
+@pytest.mark.parametrize("action", [press_ctrl_c, lambda: False])
+def test_early_end_gives_the_best_image(at, action, monkeypatch):
+    minimize, bests = nst.minimize, []
+
+    def observed(objective, best, *args):
+        bests.append(best)
+        minimize(objective, best, *args)
+
+    monkeypatch.setattr(nst, "minimize", observed)
+    result = interrupted(at, action)
+    assert len(result.losses["total"]) == at + 1
+    if action is press_ctrl_c:
+        assert isinstance(result.cut_short, KeyboardInterrupt)
+    else:
+        assert result.cut_short is None
+    assert len(bests) == (1 if at <= 3 else 2)
+    best = images.resize(images.without_margin(bests[-1]), 64, 80)
+    assert result.image.shape == (64, 80, 3)
+    assert np.abs(result.image - best).max() < 0.51
+
+
+def test_other_exceptions_go_through():
+    with pytest.raises(ZeroDivisionError):
+        interrupted(1, lambda: 1 / 0)
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Make the loss NaN wherever a condition on the image holds."""
+
+    def spoil(condition):
+        make_objective = nst.make_objective
+
+        def spoilt(*args):
+            objective = make_objective(*args)
+
+            def function(image):
+                parts, gradient = objective(image)
+                bad = tf.where(condition(image), math.nan, 1.0)
+                return {name: bad * value for name, value in parts.items()}, bad * gradient
+
+            return function
+
+        monkeypatch.setattr(nst, "make_objective", spoilt)
+
+    return spoil
+
+
+def test_nan_half_way_gives_the_last_good_image(spoil):
+    evaluations = tf.Variable(0)
+    spoil(lambda image: evaluations.assign_add(1) > 8)
+    result = nst.stylize(CONTENT, STYLE, quick(num_iter=20, style_weight=1.0))
+    assert isinstance(result.cut_short, UserError)
+    assert "_weight" in str(result.cut_short)
+    assert "--learning_rate" in str(result.cut_short)
+    assert len(result.losses["total"]) == 8
+    assert np.isfinite(result.losses["total"]).all()
+    assert 1 < np.abs(result.image.astype(float) - CONTENT).mean() < 40
+
+
+def test_nan_in_the_second_scale(spoil):
+    spoil(lambda image: image.shape[2] > 76)
+    result = interrupted(99, None)
+    assert isinstance(result.cut_short, UserError)
+    assert result.image.shape == (64, 80, 3)
+    assert result.image.std() > 10
+
+
+def test_nan_at_the_start_is_raised(spoil):
+    spoil(lambda image: True)
+    with pytest.raises(UserError, match="--learning_rate"):
+        nst.stylize(CONTENT, STYLE, quick())
+
+
+def test_ctrl_c_before_the_first_image_is_raised(monkeypatch):
+    monkeypatch.setattr(nst, "make_objective", lambda *args: press_ctrl_c())
+    with pytest.raises(KeyboardInterrupt):
+        nst.stylize(CONTENT, STYLE, quick())
