@@ -86,7 +86,9 @@ def weights() -> None:
         "style_weight": (1e-3, 1e-2, 1e-1),
         "tv_weight": (0.0, 1e2, 1e3),
     }.items():
-        pictures = [paint("astronaut", "circles", size=360, num_iter=450, **{name: x}) for x in values]
+        pictures = [
+            paint("astronaut", "circles", size=360, num_iter=450, **{name: x}) for x in values
+        ]
         labels = [f"--{name} {value:g}" for value in values]
         rows.append([tile(*x) for x in zip(pictures, [360] * 3, labels, strict=True)])
     sheet(rows, HERE / "weights.jpg")
