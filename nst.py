@@ -228,21 +228,6 @@ def plan_scales(settings: Settings, thinnest: float) -> list[tuple[int, int]]:
     return [(size, num_iter) for size, num_iter in plan if num_iter]
 
 
-def check_size(source, image: np.ndarray, size: int) -> None:
-    """Say how large a picture is used, and warn where that enlarges it; raise where VGG cannot."""
-    name = "an image" if isinstance(source, np.ndarray) else source
-    before = images.image_size(source)
-    sizes = (*before, *image.shape[1::-1])
-    log.info("%s: %d x %d pixels, used at %d x %d", name, *sizes)
-    if size > max(before):
-        log.warning("%s has only %d x %d pixels: it is enlarged to %d x %d (--size)", name, *sizes)
-    if min(image.shape[:2]) < 16:
-        raise UserError(
-            f"{name} at --size {size} would be {sizes[2]} x {sizes[3]} pixels, too thin for VGG: "
-            f"make --size at least {math.ceil(16 * max(before) / min(before))}"
-        )
-
-
 def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> np.ndarray:
     """Where the optimization starts, float32 [H, W, 3] of the content's size."""
     if settings.init == "content":
@@ -293,7 +278,7 @@ def stylize(
     if settings.weights:  # before TensorFlow's seconds
         networks.read_weights(settings.weights, settings.network)
     for source, picture in zip(sources, loaded, strict=True):
-        check_size(source, picture, settings.size)
+        images.check_size(source, picture, settings.size)
     settings, extractor = load_network(settings)
     log.info("network %s, layers %s", settings.network, " ".join(extractor.output))
 

@@ -5,6 +5,8 @@ Inside the program an image is RGB in sRGB, [H, W, 3], 0..255. This module never
 
 import contextlib
 import io
+import logging
+import math
 import os
 import tempfile
 import uuid
@@ -16,6 +18,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from nstlib import UserError
+
+log = logging.getLogger("nst")
 
 # How a result is saved, by the ending of its name.
 FORMATS = {
@@ -82,6 +86,21 @@ def image_size(path: str | os.PathLike | np.ndarray) -> tuple[int, int]:
         # Pillow gives a TIFF's size as it will be once upright.
         sideways = im.format != "TIFF" and _orientation(im) in range(5, 9)
         return im.size[::-1] if sideways else im.size
+
+
+def check_size(source, image: np.ndarray, size: int) -> None:
+    """Say how large a picture is used, and warn where that enlarges it; raise where VGG cannot."""
+    name = "an image" if isinstance(source, np.ndarray) else source
+    before = image_size(source)
+    sizes = (*before, *image.shape[1::-1])
+    log.info("%s: %d x %d pixels, used at %d x %d", name, *sizes)
+    if size > max(before):
+        log.warning("%s has only %d x %d pixels: it is enlarged to %d x %d (--size)", name, *sizes)
+    if min(image.shape[:2]) < 16:
+        raise UserError(
+            f"{name} at --size {size} would be {sizes[2]} x {sizes[3]} pixels, too thin for VGG: "
+            f"make --size at least {math.ceil(16 * max(before) / min(before))}"
+        )
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -55,8 +55,14 @@ INPUT_SCALE = 64.0  # brings pixels near unit variance
 
 # The raw losses that unrelated photographs are to have, near those of VGG19 on ImageNet. They fix
 # how much content, style and each layer count at the default weights.
-CONTENT_LOSS = 3e2  # in CONTENT_LAYERS
-STYLE_LOSSES = {"block1": 5e8, "block2": 1.5e9, "block3": 5e9, "block4": 5e9, "block5": 5e9}
+CONTENT_LOSS = 1e3  # in CONTENT_LAYERS
+STYLE_LOSSES = {
+    "block1": 1.5e9,
+    "block2": 4.5e9,
+    "block3": 1.5e10,
+    "block4": 1.5e10,
+    "block5": 1.5e10,
+}
 CONTENT_LAYERS = ("block3_conv2", "block4_conv2", "block5_conv2")
 
 
