@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make the pictures that README.md shows, with this program on the bundled network.
 
-    python rsc/make_figures.py [example] [matrix] [weights]
+    python rsc/make_figures.py [example] [matrix] [weights] [textures]
 
 Everything by default; the matrix takes the longest, minutes on a CPU.
 """
@@ -94,6 +94,15 @@ def weights() -> None:
     sheet(rows, HERE / "weights.jpg")
 
 
+def textures() -> None:
+    """Each example style (above) and what its Gram matrices alone make of noise (below)."""
+    styles = sorted(x.stem for x in EXAMPLES.glob("style/*.jpg"))
+    results = [paint("temple", x, size=320, init="noise", content_weight=0.0) for x in styles]
+    originals = [tile(EXAMPLES / f"style/{style}.jpg", 320) for style in styles]
+    sheet([originals, [tile(result, 320) for result in results]], HERE / "textures.jpg")
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ("example", "matrix", "weights"):
-        {"example": example, "matrix": matrix, "weights": weights}[name]()
+    figures = {"example": example, "matrix": matrix, "weights": weights, "textures": textures}
+    for name in sys.argv[1:] or figures:
+        figures[name]()

@@ -258,12 +258,13 @@ def main() -> None:
     keras.config.set_dtype_policy(args.precision)
     photos = load_photos(args.photos)
     model = build_classifier(networks.NETWORKS["small"].blocks, len(photos))
+    warmup = min(300, args.steps // 10)
     schedule = keras.optimizers.schedules.CosineDecay(
         args.learning_rate / 10,
-        args.steps - 300,
+        args.steps - warmup,
         alpha=0.01,
         warmup_target=args.learning_rate,
-        warmup_steps=300,
+        warmup_steps=warmup,
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
