@@ -24,12 +24,11 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from nstlib import UserError, __version__, cli, images, losses, networks, tf
 
 log = logging.getLogger("nst")
-
-SUMMARY = "Paint a photograph in the style of a picture (Gatys, Ecker and Bethge, 2016)."
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
@@ -113,13 +112,16 @@ class Step:
 
     @property
     def image(self) -> np.ndarray:
-        """The current image, uint8 [H, W, 3], smaller than the result at the first scales."""
+        """The image as it is now, uint8 [H, W, 3], smaller than the result at the first scales."""
         return images.to_uint8(images.without_margin(self.variable))
 
 
 @dataclass(frozen=True)
 class Result:
-    """The picture, how it came about, and why the run ended early if it did."""
+    """The picture, how it came about, and why the run ended early if it did.
+
+    The image is the one of lowest total loss at the last scale, measured with its mirrored margin.
+    """
 
     image: np.ndarray  # uint8 [H, W, 3]
     losses: dict[str, list[float]]  # weighted, one entry an iteration, the start image first
@@ -131,7 +133,7 @@ def make_objective(extractor, content, styles, settings: Settings) -> Callable:
     """The function that is minimized: image -> (its weighted losses by name, gradient).
 
     content: [1, H, W, 3]; styles: a list of such, of any size, whose Gram matrices are averaged.
-    A weight of 0 leaves its loss out.
+    A content or style weight of 0 leaves that loss out.
     """
 
     def mean(values):
@@ -196,16 +198,12 @@ def minimize(objective: Callable, best: "tf.Variable", settings: Settings, num_i
         adam.apply_gradients([(gradient, image)])
         image.assign(tf.clip_by_value(image, 0.0, 255.0))
 
+    before = None
     for iteration in range(num_iter + 1):
         parts, gradient = measure()
         parts = {name: float(value) for name, value in parts.items()}
-        for name, value in reversed(parts.items()):
-            if not math.isfinite(value):
-                weight = "the weights" if name == "total" else f"--{name}_weight"
-                raise UserError(
-                    f"the {name} loss is no longer a finite number: "
-                    f"lower {weight} or --learning_rate"
-                )
+        losses.check_finite(parts, before)
+        before = parts
         report(iteration, parts, image)
         if iteration < num_iter:
             update(gradient)
@@ -233,7 +231,7 @@ def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> n
     if settings.init == "content":
         return content
     if settings.init == "noise":
-        return np.random.default_rng(settings.seed).uniform(0, 255, content.shape)
+        return np.float32(np.random.default_rng(settings.seed).uniform(0, 255, content.shape))
     image = style if settings.init == "style" else images.load(settings.init)
     return images.resize(image, *content.shape[:2])
 
@@ -263,7 +261,7 @@ def stylize(
     """The content in the manner of the style, or of the mean of several styles.
 
     content, styles: paths, or uint8 arrays [H, W, 3]. From a small image up to the full size, so
-    that large shapes move too; `num_iter` is shared out evenly among the scales. `on_step` sees
+    that large shapes move too; see plan_scales for what `num_iter` means. `on_step` sees
     every iteration and ends the run by returning False. An interrupt, or a loss that is no longer
     finite, ends it too, with the best image so far and the reason in the Result; before there is
     an image it is raised. Raises UserError for what cannot work.
@@ -304,31 +302,35 @@ def stylize(
     cut_short, best, before = None, image, image
     try:
         for size, num_iter in plan:
-            target, start = at(content, size), at(image, size)
-            # What changed at the smaller scale is carried over, not the small picture: so the
-            # photograph's finer detail is there again.
-            height, width = target.shape[:2]
-            change = images.resize(best, height, width) - images.resize(before, height, width)
-            picture = tf.Variable(images.with_margin(np.clip(start + change, 0, 255)))
+            start = at(image, size)
+            picture = tf.Variable(images.with_margin(images.carry_over(start, best, before)))
+            target = images.with_margin(at(content, size))
             painted = [tf.constant(at(style, size)[np.newaxis]) for style in styles]
-            objective = make_objective(extractor, images.with_margin(target), painted, settings)
+            objective = make_objective(extractor, target, painted, settings)
             minimize(objective, picture, settings, num_iter, report)
-            best, before = images.without_margin(picture), start
             done, work_done = done + num_iter, work_done + num_iter * size**2
+            best, before = images.without_margin(picture), start
+            if settings.init == "noise":
+                image = before = best  # there is no detail in it to keep
     except (KeyboardInterrupt, UserError, StopIteration) as reason:
         if not history:
             raise
+        best, before = images.without_margin(picture), start
         cut_short = None if isinstance(reason, StopIteration) else reason
-    image = images.resize(images.without_margin(picture), *content.shape[:2])
+    except tf.errors.ResourceExhaustedError as error:
+        cut_short = UserError("the memory does not suffice: make --size smaller")
+        if not history:
+            raise cut_short from error
+    image = images.carry_over(images.resize(image, *content.shape[:2]), best, before)
     return Result(images.to_uint8(image), history, settings, cut_short)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line: besides these, every field of Settings is an option of the same name."""
-    parser = cli.Parser(prog="nst.py", description=SUMMARY, allow_abbrev=False)
+    parser = cli.Parser(prog="nst.py", description=__doc__.partition("\n\n")[0], allow_abbrev=False)
     required = functools.partial(parser.add_argument, required=True, metavar="FILE")
     required("-c", "--content", help="content image")
-    required("-s", "--style", action="append", help="style image; several are mixed evenly")
+    required("-s", "--style", action="append", help="style image; repeat it to mix several")
     required("-r", "--result", help=f"where the result goes ({' '.join(images.FORMATS)})")
     parser.add_fields(Settings)
     parser.add_argument("-p", "--print_every", type=int, default=100, help="see -v [100]")
@@ -348,11 +350,11 @@ def run(args: argparse.Namespace, interrupts: cli.Interrupts) -> int:
     if args.print_every < 1:
         raise UserError(f"--print_every must be at least 1, not {args.print_every}")
     settings = Settings(**{x.name: getattr(args, x.name) for x in dataclasses.fields(Settings)})
-    images.check_result_path(args.result, sources=[args.content, *args.style])
+    images.check_result_path(args.result, sources=[args.content, *args.style, args.init])
     if Path(args.result).exists():
         log.warning("%s is there already and will be replaced", args.result)
     quiet = args.verbose or not sys.stderr.isatty()
-    with tqdm(total=1.0, disable=quiet, bar_format=BAR) as bar:
+    with tqdm(total=1.0, disable=quiet, bar_format=BAR) as bar, logging_redirect_tqdm():
 
         def on_step(step):
             interrupts.hold = True  # from here on there is a picture to save
@@ -366,7 +368,7 @@ def run(args: argparse.Namespace, interrupts: cli.Interrupts) -> int:
 
         result = stylize(args.content, args.style, settings, on_step)
     images.save(args.result, result.image)
-    if result.cut_short:
+    if isinstance(result.cut_short, UserError):
         raise UserError(f"{result.cut_short}; the last good picture is in {args.result}")
     if interrupts.signal:
         done = len(result.losses["total"]) - 1

@@ -21,7 +21,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENT = ROOT / "examples/content/temple.jpg"
-STYLE = ROOT / "examples/style/strokes.jpg"
+STYLE = ROOT / "examples/style/circles.jpg"
 sys.path.insert(0, str(ROOT))
 
 import nst  # noqa: E402 (after the path)

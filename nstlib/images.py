@@ -112,6 +112,16 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(channel) for channel in channels], axis=-1).clip(0, 255)
 
 
+def carry_over(start: np.ndarray, best: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """The start image of a scale with what changed at a smaller one, from `before` to `best`.
+
+    All float32 [H, W, 3]. So the large shapes come along, and the finer detail of `start` is kept.
+    """
+    height, width = start.shape[:2]
+    change = resize(best, height, width) - resize(before, height, width)
+    return np.clip(start + change, 0, 255)
+
+
 def with_margin(image: np.ndarray) -> np.ndarray:
     """Float32 [H, W, 3] to [1, H + 32, W + 32, 3]: the image within its own mirror image.
 

@@ -6,7 +6,9 @@ float32 scalars unless said otherwise. The paper sums where this code takes mean
 weights do not depend on the size of the image.
 """
 
-from nstlib import tf
+import math
+
+from nstlib import UserError, tf
 
 
 def gram_matrix(features: "tf.Tensor") -> "tf.Tensor":
@@ -46,3 +48,17 @@ def total_variation_loss(image: "tf.Tensor") -> "tf.Tensor":
     vertical = tf.reduce_mean(tf.math.squared_difference(image[:, 1:], image[:, :-1]))
     horizontal = tf.reduce_mean(tf.math.squared_difference(image[:, :, 1:], image[:, :, :-1]))
     return vertical + horizontal
+
+
+def check_finite(parts: dict[str, float], before: dict[str, float] | None) -> None:
+    """Raise UserError if a loss has become infinite or NaN, naming what to lower.
+
+    parts: "total" and the weighted losses by name; before: the same one iteration earlier, which
+    tells the largest; soon after one of them overflows all are NaN.
+    """
+    if not all(map(math.isfinite, parts.values())):
+        known = before or parts
+        suspect = max((name for name in known if name != "total"), key=lambda name: known[name])
+        raise UserError(
+            f"the loss is no longer a finite number: lower --{suspect}_weight or --learning_rate"
+        )

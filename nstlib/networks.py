@@ -104,13 +104,15 @@ def feature_extractor(
     pool = {"max": keras.layers.MaxPooling2D, "avg": keras.layers.AveragePooling2D}[
         pooling or description.pooling
     ]
-    image = keras.Input([None, None, 3], name="image")
+    image = keras.Input([None, None, 3], dtype="float32", name="image")
     x, activations, block = subtract_mean(image), {}, "block1"
     for name, shape in description.shapes.items():
         if not name.startswith(block):
-            x = pool(2, name=f"{block}_pool")(x)
+            x = pool(2, dtype="float32", name=f"{block}_pool")(x)
             block = name.partition("_")[0]
-        layer = keras.layers.Conv2D(shape[-1], 3, padding="same", activation="relu", name=name)
+        layer = keras.layers.Conv2D(
+            shape[-1], 3, padding="same", activation="relu", dtype="float32", name=name
+        )
         x = activations[name] = layer(x)
         layer.set_weights(kernels[name])
         if all(name in activations for name in names):

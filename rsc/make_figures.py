@@ -60,8 +60,8 @@ def paint(content: str, style: str, **settings) -> np.ndarray:
 
 def example() -> None:
     """README's first picture: content, style and result of its first command."""
-    sources = EXAMPLES / "content/temple.jpg", EXAMPLES / "style/strokes.jpg"
-    result = paint("temple", "strokes")
+    sources = EXAMPLES / "content/temple.jpg", EXAMPLES / "style/circles.jpg"
+    result = paint("temple", "circles")
     sheet([[tile(x, 420) for x in (*sources, result)]], HERE / "example.jpg")
 
 

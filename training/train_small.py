@@ -8,8 +8,8 @@ Unsupervised Feature Learning with Convolutional Neural Networks"): the network 
 rotated, rescaled, recoloured, noisy crop which photograph it came from. Where this departs from
 the paper, and why:
 
-- A linear classifier sits on the mean activation of every block, not only of the last (deep
-  supervision: Lee et al., 2015). Style lives in the statistics of all depths; this makes the
+- A linear classifier sits on the mean activation of every block but the first, not only of the last
+  (deep supervision: Lee et al., 2015). Style lives in the statistics of all depths; this makes the
   statistics of each depth tell pictures apart.
 - Crops are turned by any angle, so that the filters learn no preference for the horizontals and
   verticals of photographs, which would show as a grain in stylized skies.
