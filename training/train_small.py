@@ -49,7 +49,6 @@ HEADS = {
     "block5_conv4": 1.0,
 }
 
-
 EPSILON = 1e-3  # added to the variance in batch normalization
 INPUT_SCALE = 64.0  # brings pixels near unit variance
 
@@ -213,9 +212,8 @@ def scale(layers: dict, images: np.ndarray, path: Path) -> dict:
     for name, (kernel, bias) in layers.items():
         seen = [activation[name].numpy() for activation in activations]
         means = np.mean([x.mean((0, 1, 2)) for x in seen], axis=0)
-        factor = 1 / np.maximum(
-            means, 0.03 * means.mean()
-        )  # a filter that is never active stays so
+        # A filter that is hardly ever active stays so: its noise would count as much as the others.
+        factor = 1 / np.maximum(means, 0.03 * means.mean())
         pairs = list(pairwise(x * np.float32(factor) for x in seen))
         if name in CONTENT_LAYERS:
             loss = np.mean([losses.content_loss(a, b) for a, b in pairs])
