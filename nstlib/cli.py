@@ -1,12 +1,58 @@
-"""What a command line needs besides its options: plain errors, and interrupts that lose nothing."""
+"""What a command line needs: options from a dataclass's fields, plain errors, and interrupts that
+lose nothing."""
 
 import argparse
 import dataclasses
+import math
+import operator
 import re
 import signal
 from collections.abc import Sequence
 
 from nstlib import UserError
+
+LIMITS = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "one_of": lambda value, choices: value in choices,
+}
+
+
+def option(default, help: str, *flags: str, **metadata):
+    """A field of a dataclass with what its option of the command line needs.
+
+    metadata: its LIMITS, and arguments of `ArgumentParser.add_argument`.
+    """
+    return dataclasses.field(default=default, metadata={"flags": flags, "help": help, **metadata})
+
+
+def check_fields(settings) -> None:
+    """Raise UserError unless each field of a dataclass keeps within its LIMITS, or is its default.
+
+    Numbers must be finite.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value == field.default:
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{field.name} must be a finite number, not {value}")
+        for name, holds in LIMITS.items():
+            limit = field.metadata.get(name)
+            if limit is not None and not holds(value, limit):
+                limit = ", ".join(limit) if name == "one_of" else limit
+                wanted = f"{name.replace('_', ' ')} {limit}"
+                raise UserError(f"--{field.name} must be {wanted}, not {value}")
+
+
+def auto_or_number(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Of numbers with commas between."""
+    return tuple(float(number) for number in text.split(","))
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,11 +70,13 @@ class Parser(argparse.ArgumentParser):
     def add_fields(self, settings: type) -> None:
         """An option for each field of a dataclass, by the field's name, default and metadata.
 
-        The metadata holds "flags", "help" and what else `add_argument` is to be told.
+        See `option` for the metadata.
         """
         for field in dataclasses.fields(settings):
             argument = {"metavar": field.name.split("_")[-1].upper(), **field.metadata}
             flags = argument.pop("flags")
+            for limit in LIMITS:
+                argument.pop(limit, None)
             if field.default is not None:
                 argument["help"] += f" [{field.default}]"
                 argument.setdefault("type", type(field.default))

@@ -103,8 +103,24 @@ def check_size(source, image: np.ndarray, size: int) -> None:
         )
 
 
+def load_mask(path: str | os.PathLike, height: int, width: int) -> np.ndarray:
+    """The brightness of an image as float32 [height, width, 1], 255 where it is white.
+
+    Raises UserError like `load`, and where there is no white.
+    """
+    mask = resize(load(path).mean(axis=-1, keepdims=True), height, width)
+    if mask.max() < 128:
+        raise UserError(f"the mask {path} is nowhere white, so that its style would be nowhere")
+    return mask
+
+
+def rescale(image: np.ndarray, factor: float) -> np.ndarray:
+    """Float32 [H, W, C] to `factor` times its size, as a smaller `size` would have loaded it."""
+    return resize(image, *(max(1, round(side * factor)) for side in image.shape[:2]))
+
+
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Float32 [H, W, 3] to float32 [height, width, 3] in 0..255, antialiased (Lanczos)."""
+    """Float32 [H, W, C] to float32 [height, width, C] in 0..255, antialiased (Lanczos)."""
     channels = [
         Image.fromarray(channel).resize((width, height), Image.Resampling.LANCZOS)
         for channel in np.moveaxis(np.asarray(image, np.float32), -1, 0)

@@ -11,15 +11,30 @@ import math
 from nstlib import UserError, tf
 
 
-def gram_matrix(features: "tf.Tensor") -> "tf.Tensor":
+def gram_matrix(features: "tf.Tensor", mask: "tf.Tensor | None" = None) -> "tf.Tensor":
     """FᵀF / (H·W): which channels are active together, wherever in the image that is.
 
-    features: [1, H, W, C]; returns [C, C]. The paper's G (eq. 3) is the sum FᵀF; dividing by the
-    number of positions lets images of different sizes be compared.
+    features: [1, H, W, C]; returns [C, C], float32 even where the features are half precision. The
+    paper's G (eq. 3) is the sum FᵀF; dividing by the number of positions lets images of different
+    sizes be compared. With a mask T, [1, H, W, 1], it is (T∘F)ᵀ(T∘F) / sum(T²), the guided Gram
+    matrix of Gatys et al., "Controlling Perceptual Factors in Neural Style Transfer" (CVPR 2017).
     """
-    flat = tf.reshape(features, [-1, features.shape[-1]])
-    positions = tf.cast(tf.shape(flat)[0], flat.dtype)
-    return tf.matmul(flat, flat, transpose_a=True) / positions
+
+    @tf.custom_gradient
+    def product(flat):
+        full = tf.cast(flat, tf.float32)
+
+        def gradient(upstream):  # one product, where automatic differentiation makes two
+            return tf.matmul(flat, tf.cast(upstream + tf.transpose(upstream), flat.dtype))
+
+        return tf.matmul(full, full, transpose_a=True), gradient
+
+    if mask is None:
+        positions = tf.cast(tf.reduce_prod(tf.shape(features)[1:3]), tf.float32)
+    else:
+        positions = tf.reduce_sum(mask**2)
+        features *= tf.cast(mask, features.dtype)
+    return product(tf.reshape(features, [-1, features.shape[-1]])) / positions
 
 
 def content_loss(features: "tf.Tensor", target: "tf.Tensor") -> "tf.Tensor":
@@ -27,7 +42,7 @@ def content_loss(features: "tf.Tensor", target: "tf.Tensor") -> "tf.Tensor":
 
     Both [1, H, W, C]. The paper (eq. 1) has half the sum.
     """
-    return tf.reduce_mean(tf.math.squared_difference(features, target))
+    return tf.reduce_mean(tf.math.squared_difference(tf.cast(features, tf.float32), target))
 
 
 def style_loss(gram: "tf.Tensor", target: "tf.Tensor") -> "tf.Tensor":
@@ -45,9 +60,14 @@ def total_variation_loss(image: "tf.Tensor") -> "tf.Tensor":
     image: [1, H, W, 3] with H and W at least 2. Not in the paper; squared, as in Mahendran and
     Vedaldi, "Understanding Deep Image Representations by Inverting Them" (CVPR 2015), with β = 2.
     """
-    vertical = tf.reduce_mean(tf.math.squared_difference(image[:, 1:], image[:, :-1]))
-    horizontal = tf.reduce_mean(tf.math.squared_difference(image[:, :, 1:], image[:, :, :-1]))
-    return vertical + horizontal
+
+    def along(axis):  # by tf.split, for the gradient of slices by [1:] is five times slower
+        length = tf.shape(image)[axis]
+        first = tf.split(image, [length - 1, 1], axis)[0]
+        second = tf.split(image, [1, length - 1], axis)[1]
+        return tf.reduce_mean(tf.math.squared_difference(second, first))
+
+    return along(1) + along(2)
 
 
 def check_finite(parts: dict[str, float], before: dict[str, float] | None) -> None:

@@ -1,10 +1,12 @@
 """The VGG networks (Simonyan and Zisserman, 2015) and where their weights come from."""
 
 import contextlib
+import math
 import os
 import re
 import socket
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,7 @@ class Network:
         return shapes
 
 
+MEAN = np.array([123.68, 116.779, 103.939], np.float32)  # the mean colour of ImageNet, RGB
 IMAGENET = "https://storage.googleapis.com/tensorflow/keras-applications/"
 NETWORKS = {
     "vgg19": Network(
@@ -84,18 +87,59 @@ def layer_name(network: str, name: str) -> str:
     return keras_name
 
 
+def layer_weights(network: str, layers: Iterable[str]) -> dict[str, float]:
+    """Keras's layer names and their weights, from "name" (of weight 1) or "name=weight".
+
+    Raises UserError for a layer that the network has not and for a weight not above 0.
+    """
+    weights = {}
+    for layer in layers:
+        name, _, weight = layer.partition("=")
+        try:
+            weights[layer_name(network, name)] = float(weight or 1)
+        except ValueError:
+            weight = "nan"
+        if not 0 < float(weight or 1) < math.inf:
+            raise UserError(f"the weight in {layer!r} must be a number above 0")
+    return weights
+
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+HALF_SCALE = 64  # float16 ends at 65504, which VGG's activations can exceed
+
+
+def best_precision() -> str:
+    """The fastest of PRECISIONS on this machine: bfloat16 where the hardware multiplies in it.
+
+    Those are CPUs with AVX512_BF16 or AMX (told by Linux only) and NVIDIA GPUs from Ampere on;
+    Volta and Turing have float16 instead.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        generation = details.get("compute_capability", (0, 0))[0]
+        return "bfloat16" if generation >= 8 else "float16" if generation == 7 else "float32"
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text().split()
+        if {"avx512_bf16", "amx_bf16"} & set(flags):
+            return "bfloat16"
+    return "float32"
+
+
 def feature_extractor(
     network: str,
     layers: list[str],
     pooling: str | None = None,
     weights: str | Path | None = None,
+    precision: str = "float32",
 ) -> "tf.keras.Model":
     """The submodel that outputs the named activations and computes nothing past the deepest.
 
     From an image, float32 RGB [1, H, W, 3] in 0..255 with H and W at least 16, to a dict of
     activations [1, h, w, C] (after the ReLU) by layer name. `pooling` is "max" or "avg" [the
-    network's own]; `weights` a file [downloaded, or bundled]. Raises UserError for an unknown layer
-    or a file of another network, WeightsUnavailable where a download fails.
+    network's own]; `weights` a file [downloaded, or bundled]; `precision`, one of PRECISIONS, what
+    it computes in and, save for float16, outputs. Raises UserError for an unknown layer or a file
+    of another network, WeightsUnavailable where a download fails.
     """
     description = NETWORKS[network]
     keras = tf.keras
@@ -104,27 +148,49 @@ def feature_extractor(
     pool = {"max": keras.layers.MaxPooling2D, "avg": keras.layers.AveragePooling2D}[
         pooling or description.pooling
     ]
+    # A network of convolutions and ReLUs scales with its input, if the biases do.
+    scale = HALF_SCALE if precision == "float16" else 1
     image = keras.Input([None, None, 3], dtype="float32", name="image")
-    x, activations, block = subtract_mean(image), {}, "block1"
+    x, activations, block = (image - MEAN) / scale, {}, "block1"
     for name, shape in description.shapes.items():
         if not name.startswith(block):
-            x = pool(2, dtype="float32", name=f"{block}_pool")(x)
+            x = pool(2, dtype=precision, name=f"{block}_pool")(x)
             block = name.partition("_")[0]
         layer = keras.layers.Conv2D(
-            shape[-1], 3, padding="same", activation="relu", dtype="float32", name=name
+            shape[-1], 3, padding="same", activation="relu", dtype=precision, name=name
         )
         x = activations[name] = layer(x)
-        layer.set_weights(kernels[name])
+        kernel, bias = kernels[name]
+        if name == "block1_conv1":
+            kernel = kernel[:, :, ::-1]  # trained on BGR
+        layer.set_weights([kernel, bias / scale])
         if all(name in activations for name in names):
             break
-    model = keras.Model(image, {name: activations[name] for name in names}, name=network)
+    outputs = {name: activations[name] for name in names}
+    if scale > 1:
+        outputs = {x: keras.ops.cast(y, "float32") * scale for x, y in outputs.items()}
+    model = keras.Model(image, outputs, name=network)
     model.trainable = False
     return model
 
 
-def subtract_mean(image):
-    """From RGB to what Keras's VGG was trained on: BGR less the mean colour of ImageNet."""
-    return image[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
+def compiled(function: Callable) -> Callable:
+    """A function of tensors, compiled at its first call for images of any height and width."""
+    graph = None
+
+    def any_size(tensor):
+        shape = tensor.shape
+        shape = [shape[0], None, None, shape[-1]] if len(shape) == 4 else shape
+        return tf.TensorSpec(shape, tensor.dtype)
+
+    def call(*arguments):
+        nonlocal graph
+        if graph is None:
+            signature = tf.nest.map_structure(any_size, arguments)
+            graph = tf.function(function, input_signature=signature)
+        return graph(*arguments)
+
+    return call
 
 
 def find_weights(network: str) -> str:

@@ -146,15 +146,23 @@ def test_options_are_settings():
 VALUES = {
     "num_iter": 7,
     "learning_rate": 2.5,
+    "optimizer": "lbfgs",
+    "tolerance": 0.01,
+    "precision": "float32",
     "content_weight": 3.0,
     "style_weight": 0.5,
     "tv_weight": 0.0,
     "size": 64,
     "scales": 2,
+    "style_scale": 0.5,
+    "style_blend": [3.0, 7.0],
+    "mask": ["a.png", "b.png"],
+    "colors": "match",
     "init": "noise",
+    "init_noise": 0.25,
     "network": "small",
     "weights": "own.h5",
-    "content_layers": ["conv2_1", "block2_conv2"],
+    "content_layers": ["conv2_1", "block2_conv2=0.5"],
     "style_layers": ["conv1_1"],
     "pooling": "max",
     "seed": 5,
@@ -178,8 +186,13 @@ def calls(monkeypatch):
 def test_options_reach_stylize(tmp_path, calls, hyphens):
     argv = ["-c", str(CONTENT), "-s", str(STYLE), "-s", str(CONTENT), "-r", str(tmp_path / "x.png")]
     for name, value in VALUES.items():
-        values = value if isinstance(value, list) else [value]
-        argv += ["--" + (name.replace("_", "-") if hyphens else name), *map(str, values)]
+        flag = "--" + (name.replace("_", "-") if hyphens else name)
+        if name == "style_blend":
+            argv += [flag, "3,7"]
+        elif name == "mask":
+            argv += [flag, "a.png", flag, "b.png"]
+        else:
+            argv += [flag, *map(str, value if isinstance(value, list) else [value])]
     assert nst.main(argv) == 0
     ((content, styles, settings),) = calls
     assert (content, styles) == (str(CONTENT), [str(STYLE), str(CONTENT)])

@@ -157,7 +157,7 @@ class BatchNormalization(keras.layers.Layer):
 def build_classifier(blocks, classes: int) -> keras.Model:
     """The trunk with batch normalization, and a linear classifier for each of HEADS."""
     image = keras.Input([None, None, 3])
-    x = networks.subtract_mean(image) / INPUT_SCALE
+    x = (image[..., ::-1] - networks.MEAN[::-1]) / INPUT_SCALE  # BGR, as VGG
     logits = []
     for b, (channels, convolutions) in enumerate(blocks, 1):
         for c in range(1, convolutions + 1):
