@@ -12,108 +12,26 @@ import argparse
 import contextlib
 import dataclasses
 import logging
-import math
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nstlib import UserError, __version__, cli, colors, images, lbfgs, losses, networks, tf
-from nstlib.cli import option
+from nstlib import UserError, __version__, cli, colors, gallery, images, losses, networks, tf
+from nstlib.display import loss_curves, rendered
+from nstlib.lbfgs import lbfgs
+from nstlib.networks import load_network
+from nstlib.settings import Settings
+from nstlib.timelapse import Timelapse
 
 log = logging.getLogger("nst")
-
-BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Every option of a run; raises UserError for values that cannot work.
-
-    None and "auto" stand for what suits the network, the size and the machine; `Result.settings`
-    tells what that was.
-    """
-
-    num_iter: int = option(1000, "iterations", "-n", at_least=1)
-    learning_rate: float = option(
-        5.0, "initial learning rate of Adam, in grey levels", "-l", above=0
-    )
-    optimizer: str = option("adam", "adam or lbfgs", one_of=("adam", "lbfgs"))
-    tolerance: float = option(0.0, "end a scale when 50 iterations gain less than this", at_least=0)
-    precision: str = option("auto", "of the network", one_of=("auto", *networks.PRECISIONS))
-    content_weight: float = option(1e4, "weight of the content loss", at_least=0)
-    style_weight: float = option(1e-2, "weight of the style loss", at_least=0)
-    tv_weight: float = option(1e2, "weight of the total variation: higher is smoother", at_least=0)
-    size: int = option(512, "longest side of the result in pixels", at_least=32, at_most=16384)
-    scales: int | str = option(
-        "auto", "sizes to go through, each twice the one before", type=cli.auto_or_number
-    )
-    style_scale: float = option(1.0, "size of the style image: strokes", at_least=0.1, at_most=10)
-    style_blend: tuple[float, ...] | None = option(
-        None, "weight of each style, such as 3,7", type=cli.numbers
-    )
-    mask: tuple[str, ...] | None = option(
-        None, "image, white where a style is to be: one for each -s", action="append"
-    )
-    colors: str = option(
-        "style", "style's, content's, or match: both alike", one_of=("style", "content", "match")
-    )
-    init: str = option("content", "where to start: content, style, noise or an image file")
-    init_noise: float = option(0.0, "share of noise at the start", at_least=0, at_most=1)
-    network: str = option("vgg19", "vgg19, vgg16 or small (bundled)", one_of=networks.NETWORKS)
-    weights: str | None = option(None, "weights file of that network (.h5 or .weights.h5)")
-    content_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
-    style_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
-    pooling: str | None = option(None, "max or avg", one_of=("max", "avg"))
-    seed: int = option(0, "the same seed gives the same picture on the same machine", at_least=0)
-
-    def __post_init__(self):
-        for name in ("style_blend", "mask", "content_layers", "style_layers"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        cli.check_fields(self)
-        if self.scales != "auto" and self.scales < 1:
-            raise UserError(f"--scales must be auto or at least 1, not {self.scales}")
-        if not self.style_weight and not self.content_weight:
-            raise UserError("--style_weight must be above 0 where --content_weight is 0")
-        blend = self.style_blend or (1,)
-        if not all(0 <= share < math.inf for share in blend) or not sum(blend):
-            raise UserError(f"--style_blend must be of numbers from 0 on, not all 0, not {blend}")
-        if self.optimizer == "lbfgs" and self.precision not in ("auto", "float32"):
-            raise UserError("--optimizer lbfgs needs --precision float32, for its line search")
-        for layers in (self.content_layers, self.style_layers):
-            networks.layer_weights(self.network, layers or ())
-
-    def resolved(self) -> "Settings":
-        """These settings with None and "auto" replaced by what suits network, size and machine."""
-        network = networks.NETWORKS[self.network]
-
-        def named(layers):
-            weights = networks.layer_weights(self.network, layers).items()
-            return tuple(name if weight == 1 else f"{name}={weight:g}" for name, weight in weights)
-
-        refined = self.init not in ("content", "style", "noise")  # an earlier result: no detours
-        scales = 1 if refined else max(1, int(math.log2(self.size / 128)) + 1)
-        precision = self.precision
-        if precision == "auto":
-            precision = "float32" if self.optimizer == "lbfgs" else networks.best_precision()
-        return dataclasses.replace(
-            self,
-            content_layers=named(self.content_layers or network.content_layers),
-            style_layers=named(self.style_layers or network.style_layers),
-            pooling=self.pooling or network.pooling,
-            scales=scales if self.scales == "auto" else self.scales,
-            precision=precision,
-        )
 
 
 @dataclass(frozen=True)
@@ -125,12 +43,12 @@ class Step:
     progress: float  # share of the run's work that is done, 0 to 1
     seconds: float  # since the first iteration began
     tensor: "tf.Tensor"  # the image as it is optimized, [1, h, w, 3] with a margin
-    finish: Callable  # what is done to an image at the end, float32 [h, w, 3] to the same
+    picture: Callable[[int], np.ndarray]  # from a size to the result if the run ended here
 
     @property
     def image(self) -> np.ndarray:
         """The image, uint8 [h, w, 3], smaller than the result at the first scales."""
-        return images.to_uint8(self.finish(images.without_margin(self.tensor)))
+        return self.picture(max(images.without_margin(self.tensor).shape))
 
 
 @dataclass(frozen=True)
@@ -144,6 +62,7 @@ class Result:
     losses: dict[str, list[float]]  # weighted, one entry an iteration, the start image first
     settings: Settings  # as they were used, nothing left to choose
     cut_short: BaseException | None = None  # a KeyboardInterrupt, or a UserError: loss not finite
+    best: dict[str, float] = field(default_factory=dict)  # the weighted losses of the image
 
 
 def take_targets(extractor, content, styles, settings: Settings, masks=()) -> dict:
@@ -241,7 +160,7 @@ def minimize(objective: Callable, best: "tf.Variable", settings: Settings, num_i
 
     with contextlib.suppress(Enough):
         if settings.optimizer == "lbfgs":
-            lbfgs.minimize(evaluate, best)
+            lbfgs(evaluate, best)
         else:
             adam(evaluate, best, settings.learning_rate, num_iter)
 
@@ -292,25 +211,6 @@ def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> n
     return images.resize(image, *content.shape[:2])
 
 
-def load_network(settings: Settings) -> "tuple[Settings, Callable]":
-    """Settings resolved, `small`'s where VGG cannot be had, and the submodel for them, compiled."""
-    resolved = settings.resolved()
-    layers = networks.layer_weights(
-        resolved.network,
-        (resolved.content_layers if settings.content_weight else ())
-        + (resolved.style_layers if settings.style_weight else ()),
-    )
-    try:
-        extractor = networks.feature_extractor(
-            *(resolved.network, list(layers), resolved.pooling),
-            *(resolved.weights, resolved.precision),
-        )
-    except networks.WeightsUnavailable as reason:
-        log.warning("%s. Going on with the bundled network (--network small).", reason)
-        return load_network(dataclasses.replace(settings, network="small"))
-    return resolved, networks.compiled(extractor)
-
-
 def stylize(
     content: "str | Path | np.ndarray",
     styles: "str | Path | np.ndarray | Sequence[str | Path | np.ndarray]",
@@ -337,7 +237,7 @@ def stylize(
     sources = [(content, settings.size), *((style, style_size) for style in styles)]
     content, *styles = loaded = [images.load(*source) for source in sources]
     masks = [images.load_mask(path, *content.shape[:2]) for path in settings.mask or ()]
-    content, styles, finish = colors.prepare(settings.colors, content, styles)
+    content, styles, tint = colors.prepare(settings.colors, content, styles)
     image = start_image(settings, content, styles[0])
     if settings.weights:  # before TensorFlow's seconds
         networks.read_weights(settings.weights, settings.network)
@@ -349,17 +249,25 @@ def stylize(
     objective = make_objective(extractor, settings)
     plan = plan_scales(settings, min(min(x.shape[:2]) / max(x.shape[:2]) for x in loaded))
     work = sum(size**2 * num_iter for size, num_iter in plan)
-    history: dict[str, list[float]] = {}
+    history, lowest = {}, {}  # losses by name: of each iteration, of the best image
     done, work_done, began = 0, 0.0, time.monotonic()
 
+    def finish(now, size=settings.size):
+        """The result as uint8, if the image at the present scale were the last."""
+        whole = images.rescale(image, size / settings.size)
+        return images.to_uint8(tint(images.carry_over(whole, now, before)))
+
     def report(iteration, parts, tensor):
+        if not iteration or parts["total"] < lowest["total"]:
+            lowest.update(parts)
         if done and not iteration:
             return  # the start of a scale is the end of the one before
         for name, value in parts.items():
             history.setdefault(name, []).append(value)
         progress = (work_done + iteration * size**2) / work
         seconds = time.monotonic() - began
-        step = Step(done + iteration, parts, progress, seconds, tensor, finish)
+        picture = partial(finish, images.without_margin(tensor))
+        step = Step(done + iteration, parts, progress, seconds, tensor, picture)
         if on_step and on_step(step) is False:
             raise StopIteration
 
@@ -368,7 +276,9 @@ def stylize(
         for size, num_iter in plan:
             scale = size / settings.size
             start = images.rescale(image, scale)
-            picture = images.carry_over(start, best, before)
+            picture, before = images.carry_over(start, best, before), start
+            if settings.init == "noise":  # its detail is not worth keeping
+                image = images.resize(start, *content.shape[:2])
             if settings.init_noise and not done:
                 noise = np.random.default_rng(settings.seed).uniform(0, 255, picture.shape)
                 picture = np.float32(picture + settings.init_noise * (noise - picture))
@@ -382,65 +292,72 @@ def stylize(
             )
             minimize(partial(objective, targets), picture, settings, num_iter, report)
             done, work_done = len(history["total"]) - 1, work_done + num_iter * size**2
-            best, before = images.without_margin(picture), start
-            if settings.init == "noise":
-                image = before = best  # there is no detail in it to keep
+            best = images.without_margin(picture)
     except (KeyboardInterrupt, UserError, StopIteration) as reason:
         if not history:
             raise
-        best, before = images.without_margin(picture), start
+        best = images.without_margin(picture)
         cut_short = None if isinstance(reason, StopIteration) else reason
     except tf.errors.ResourceExhaustedError as error:
         cut_short = UserError("the memory does not suffice: make --size smaller")
         if not history:
             raise cut_short from error
-    image = images.carry_over(images.resize(image, *content.shape[:2]), best, before)
-    return Result(images.to_uint8(finish(image)), history, settings, cut_short)
+    return Result(finish(best), history, settings, cut_short, lowest)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line: besides these, every field of Settings is an option of the same name."""
     parser = cli.Parser(prog="nst.py", description=__doc__.partition("\n\n")[0], allow_abbrev=False)
     required = partial(parser.add_argument, required=True, metavar="FILE")
-    required("-c", "--content", help="content image")
-    required("-s", "--style", action="append", help="style image; repeat it to mix several")
+    required("-c", "--content", help="content image, or a folder of them")
+    required("-s", "--style", action="append", help="style image, several to mix, or a folder")
     required("-r", "--result", help=f"where the result goes ({' '.join(images.FORMATS)})")
     parser.add_fields(Settings)
     parser.add_argument("-p", "--print_every", type=int, default=100, help="see -v [100]")
-    parser.add_argument(
-        *("-v", "--verbose"),
-        action="store_true",
-        help="print network, sizes and, every so many iterations, the weighted losses",
-    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="print losses and sizes")
+    parser.add_argument("--dask", metavar="ADDRESS", help="paint folders on this Dask cluster")
+    parser.add_argument("--show", action=cli.Show, settings=Settings)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action="version", version=f"nst {__version__}")
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace, interrupts: cli.Interrupts) -> int:
-    """One picture, from checking the arguments to saving; returns the exit status."""
+    """One picture or a gallery, from checking the arguments to saving; returns the exit status."""
     log.setLevel(logging.INFO if args.verbose else logging.WARNING)
     if args.print_every < 1:
         raise UserError(f"--print_every must be at least 1, not {args.print_every}")
     settings = Settings(**{x.name: getattr(args, x.name) for x in dataclasses.fields(Settings)})
-    images.check_result_path(args.result, sources=[args.content, *args.style, args.init])
-    if Path(args.result).exists():
-        log.warning("%s is there already and will be replaced", args.result)
-    quiet = args.verbose or not sys.stderr.isatty()
-    with tqdm(total=1.0, disable=quiet, bar_format=BAR) as bar, logging_redirect_tqdm():
+    if gallery.wanted(args.content, args.style):
+        gallery.refuse(settings, "mask", "save_every", "timelapse", "plot")
+        plan = gallery.plan(args.content, args.style, args.result)
+        return gallery.make(plan, lambda: load_network(settings)[0], stylize, interrupts, args.dask)
+    if args.dask:
+        raise UserError("--dask is for galleries: name a folder of pictures with -c or -s")
+    sources = [args.content, *args.style, args.init, *(settings.mask or ())]
+    images.check_result_path(args.result, sources)
+    if settings.plot:
+        others = [args.result, settings.timelapse or args.result, *sources]
+        images.check_result_path(settings.plot, others)
+    record = Timelapse(settings, args.result, sources)
+    for path in (args.result, settings.plot):
+        if path and Path(path).exists():
+            log.warning("%s is there already and will be replaced", path)
+
+    with cli.progress(settings.num_iter, args.print_every) as show:
 
         def on_step(step):
             interrupts.hold = True  # from here on there is a picture to save
-            if step.iteration % args.print_every == 0 or step.iteration == settings.num_iter:
-                parts = "  ".join(f"{name} {value:.3e}" for name, value in step.losses.items())
-                log.info("%6d  %s  %.1f s", step.iteration, parts, step.seconds)
-            bar.set_description(f"{step.iteration}/{settings.num_iter}", refresh=False)
-            bar.set_postfix_str(f"loss {step.losses['total']:.3e}", refresh=False)
-            bar.update(step.progress - bar.n)
+            record.add(step)
+            show(step)
             return not interrupts.signal
 
         result = stylize(args.content, args.style, settings, on_step)
-    images.save(args.result, result.image)
+    metadata = cli.metadata(args.content, args.style, args.result, result)
+    images.save(args.result, result.image, metadata)
+    record.save(result.image)
+    if settings.plot:
+        images.save(settings.plot, rendered(loss_curves(result.losses)))
     if isinstance(result.cut_short, UserError):
         raise UserError(f"{result.cut_short}; the last good picture is in {args.result}")
     if interrupts.signal:
@@ -469,4 +386,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import nst  # by its name, by which Dask's workers import it too
+
+    sys.exit(nst.main())

@@ -284,10 +284,10 @@ def loss(quick: bool) -> None:
     small = nst.Settings(network="small", size=size, precision="float32").resolved()
     weights = networks.read_weights(networks.find_weights("small"), "small")
     runs = {
-        "Adam": {"scales": 1, "num_iter": count // 5},
-        "L-BFGS": {"scales": 1, "num_iter": count // 5, "optimizer": "lbfgs"},
-        "coarse to fine": {"num_iter": count // 10},
-        "coarse to fine, L-BFGS": {"num_iter": count // 10, "optimizer": "lbfgs"},
+        "Adam": {"scales": 1, "num_iter": count // 4},
+        "L-BFGS": {"scales": 1, "num_iter": count // 8, "optimizer": "lbfgs"},
+        "coarse to fine": {"num_iter": count // 4},
+        "coarse to fine, L-BFGS": {"num_iter": count // 8, "optimizer": "lbfgs"},
         "coarse to fine, defaults": {"num_iter": count},
     }
     print("## Time to the loss with which the classic loop ends\n", flush=True)

@@ -5,6 +5,7 @@ Inside the program an image is RGB in sRGB, [H, W, 3], 0..255. This module never
 
 import contextlib
 import io
+import json
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ import uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
@@ -36,6 +38,8 @@ MARGIN = 16  # pixels around a picture while it is optimized
 # A fixed date (2000-01-01) in the profile's header, so that equal images make equal files.
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 _SRGB = _SRGB[:24] + np.array([2000, 1, 1, 0, 0, 0], ">u2").tobytes() + _SRGB[36:]
+
+_ASCII = b"ASCII\0\0\0"  # the character code that a user comment begins with; JSON escapes the rest
 
 # What brings an image upright, by its EXIF orientation.
 _UPRIGHT = {
@@ -157,13 +161,18 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
 
 
-def check_result_path(path: str | os.PathLike, sources: Iterable[str | os.PathLike] = ()) -> None:
-    """Raise UserError unless `save(path, ...)` can be expected to work and would replace none of
-    the sources, under whatever name; changes nothing."""
-    _save_options(path)
+def check_result_path(
+    path: str | os.PathLike,
+    sources: Iterable[str | os.PathLike] = (),
+    endings: Iterable[str] = FORMATS,
+) -> None:
+    """Raise UserError unless a file can be expected to be written there, has one of the endings,
+    and would replace none of the sources, under whatever name; changes nothing."""
+    _check_ending(path, endings)
     target = Path(path).resolve()
     for source in sources:
-        if target.exists() and Path(source).exists() and target.samefile(source):
+        both = target.exists() and Path(source).exists()
+        if target == Path(source).resolve() or (both and target.samefile(source)):
             raise UserError(f"cannot write {path}: it would replace {source}; choose another name")
     try:
         if target.is_dir():
@@ -181,36 +190,57 @@ def check_result_path(path: str | os.PathLike, sources: Iterable[str | os.PathLi
         raise UserError(f"cannot write {path}: {_why(error)}; choose another place") from error
 
 
-def save(path: str | os.PathLike, image: np.ndarray) -> None:
+def save(path: str | os.PathLike, image: np.ndarray, metadata: dict | None = None) -> None:
     """Write an image, in the format that the ending of `path` names; see FORMATS.
 
     image: [H, W, 3], uint8 or float in 0..255, which is clipped and rounded.
+    metadata: what `read_metadata` gives back, of JSON's types; has "version" and "settings".
     An earlier file at `path` is replaced once the new one is whole, and untouched if that fails.
     Then UserError says why, and in which temporary PNG the image is instead.
     """
-    options = _save_options(path)
+    _check_ending(path, FORMATS)
     picture = Image.fromarray(to_uint8(np.asarray(image)))
     try:
-        _write(Path(path).resolve(), picture, options)
+        _write(Path(path).resolve(), picture, FORMATS[Path(path).suffix.lower()], metadata)
     except Exception as error:  # Pillow raises ValueError and others besides OSError
         message = f"cannot write {path}: {_why(error)}"
         try:
             name = f"{Path(path).stem[:40]}-{uuid.uuid4().hex[:8]}.png"
             rescue = Path(tempfile.gettempdir(), name)
-            _write(rescue, picture, FORMATS[".png"])
+            _write(rescue, picture, FORMATS[".png"], metadata)
         except Exception as second:
             message += f", and nowhere else either: {_why(second)}; the image is lost"
             raise UserError(message) from error
         raise UserError(f"{message}; the image is in {rescue} instead") from error
 
 
-def _write(path: Path, picture: Image.Image, options: dict) -> None:
-    """Write a file that is there as a whole or not at all."""
+def read_metadata(path: str | os.PathLike) -> dict | None:
+    """The metadata that `save` was given, None for an image without, or with another program's.
+
+    Raises UserError where the file cannot be read as an image.
+    """
+    with _reading(path) as im:
+        try:
+            exif = im.getexif()
+            if im.format == "TIFF":
+                text = exif[ExifTags.Base.ImageDescription]
+            else:
+                text = exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+                text = text.removeprefix(_ASCII)
+            metadata = json.loads(text)
+        except Exception:  # damaged or foreign data makes Pillow and json raise almost anything
+            return None
+    return metadata if isinstance(metadata, dict) and "settings" in metadata else None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which is at `path` as a whole once this context ends, or not at all."""
     # Not tempfile, which makes files that nobody but their owner can read.
     temporary = path.with_name(f".nst-{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("x+b") as file:
-            picture.save(file, icc_profile=_SRGB, **options)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -218,12 +248,33 @@ def _write(path: Path, picture: Image.Image, options: dict) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _save_options(path: str | os.PathLike) -> dict:
+def _write(path: Path, picture: Image.Image, options: dict, metadata: dict | None) -> None:
+    if metadata:
+        options = {**options, "exif": _exif(metadata, options["format"])}
+    with replacing(path) as file:
+        picture.save(file, icc_profile=_SRGB, **options)
+
+
+def _exif(metadata: dict, format: str) -> Image.Exif:
+    """The metadata as JSON in the user comment; in the description of a TIFF, for Pillow cannot
+    write a compressed one with the directory that user comments belong into."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = f"nst {metadata['version']}"
+    text = json.dumps(metadata, separators=(",", ":"), default=str)
+    if len(text) > 60_000:  # a JPEG has room for 64 KB
+        log.warning("there are too many settings to keep in the picture's metadata")
+    elif format == "TIFF":
+        exif[ExifTags.Base.ImageDescription] = text
+    else:
+        exif[ExifTags.IFD.Exif] = {ExifTags.Base.UserComment: _ASCII + text.encode()}
+    return exif
+
+
+def _check_ending(path: str | os.PathLike, endings: Iterable[str]) -> None:
     suffix = Path(path).suffix
-    if suffix.lower() not in FORMATS:
+    if suffix.lower() not in endings:
         problem = f"the ending {suffix} is unknown" if suffix else "its name has no ending"
-        raise UserError(f"cannot write {path}: {problem}; use one of {', '.join(FORMATS)}")
-    return FORMATS[suffix.lower()]
+        raise UserError(f"cannot write {path}: {problem}; use one of {', '.join(endings)}")
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from nstlib import tf
 
 
-def minimize(evaluate: Callable, start: "tf.Variable") -> None:
+def lbfgs(evaluate: Callable, start: "tf.Variable") -> None:
     """Zhu, Byrd, Lu and Nocedal, "Algorithm 778: L-BFGS-B" (ACM TOMS 1997), within 0..255.
 
     evaluate: image, float32 [1, H, W, 3] -> (loss, gradient), which should be exact to float32, or

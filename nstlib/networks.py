@@ -1,6 +1,8 @@
 """The VGG networks (Simonyan and Zisserman, 2015) and where their weights come from."""
 
 import contextlib
+import dataclasses
+import logging
 import math
 import os
 import re
@@ -13,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from nstlib import UserError, tf
+
+log = logging.getLogger("nst")
 
 STYLE_LAYERS = tuple(f"block{b}_conv1" for b in range(1, 6))  # the paper's conv1_1 ... conv5_1
 
@@ -172,6 +176,25 @@ def feature_extractor(
     model = keras.Model(image, outputs, name=network)
     model.trainable = False
     return model
+
+
+def load_network(settings) -> tuple:
+    """nst.Settings resolved, `small`'s where VGG cannot be had, and their submodel, compiled."""
+    resolved = settings.resolved()
+    layers = layer_weights(
+        resolved.network,
+        (resolved.content_layers if settings.content_weight else ())
+        + (resolved.style_layers if settings.style_weight else ()),
+    )
+    try:
+        extractor = feature_extractor(
+            *(resolved.network, list(layers), resolved.pooling),
+            *(resolved.weights, resolved.precision),
+        )
+    except WeightsUnavailable as reason:
+        log.warning("%s. Going on with the bundled network (--network small).", reason)
+        return load_network(dataclasses.replace(settings, network="small"))
+    return resolved, compiled(extractor)
 
 
 def compiled(function: Callable) -> Callable:

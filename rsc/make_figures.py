@@ -6,50 +6,25 @@
 Everything by default; the matrix takes the longest, minutes on a CPU.
 """
 
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-EXAMPLES = HERE.parent / "examples"
-sys.path.insert(0, str(HERE.parent))
+ROOT = HERE.parent
+EXAMPLES = ROOT / "examples"
+sys.path.insert(0, str(ROOT))
 
 import nst  # noqa: E402 (after the path)
-
-GAP = 8
-
-
-def tile(picture, size: int, label: str = "") -> Image.Image:
-    """A picture (path or array) filling a 4:3 tile `size` pixels wide, with a label below."""
-    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else Image.open(picture)
-    height = size * 3 // 4
-    scale = max(size / image.width, height / image.height)
-    image = image.resize([round(side * scale) for side in image.size], Image.Resampling.LANCZOS)
-    left, top = (image.width - size) // 2, (image.height - height) // 4
-    image = image.crop((left, top, left + size, top + height))
-    if not label:
-        return image
-    labelled = Image.new("RGB", (size, height + 26), "white")
-    labelled.paste(image)
-    draw = ImageDraw.Draw(labelled)
-    draw.text((2, height + 2), label, "black", ImageFont.load_default(18))
-    return labelled
+from nstlib import gallery, images  # noqa: E402
 
 
-def sheet(rows: Sequence[Sequence[Image.Image]], path: Path) -> None:
-    """Rows of equal tiles on white, saved as a JPEG."""
-    width, height = rows[0][0].size
-    columns = max(len(row) for row in rows)
-    size = (columns * (width + GAP) - GAP, len(rows) * (height + GAP) - GAP)
-    page = Image.new("RGB", size, "white")
-    for y, row in enumerate(rows):
-        for x, image in enumerate(row):
-            page.paste(image, (x * (width + GAP), y * (height + GAP)))
-    page.save(path, quality=88)
+def save(name: str, rows: Sequence[Sequence[tuple]]) -> None:
+    images.save(HERE / name, gallery.sheet(rows))
 
 
 def paint(content: str, style: str, **settings) -> np.ndarray:
@@ -61,21 +36,15 @@ def paint(content: str, style: str, **settings) -> np.ndarray:
 def example() -> None:
     """README's first picture: content, style and result of its first command."""
     sources = EXAMPLES / "content/temple.jpg", EXAMPLES / "style/circles.jpg"
-    result = paint("temple", "circles")
-    sheet([[tile(x, 420) for x in (*sources, result)]], HERE / "example.jpg")
+    save("example.jpg", [[(x, "") for x in (*sources, paint("temple", "circles"))]])
 
 
 def matrix() -> None:
-    """Every example content (rows) in every example style (columns)."""
-    contents = sorted(x.stem for x in EXAMPLES.glob("content/*.jpg"))
-    styles = sorted(x.stem for x in EXAMPLES.glob("style/*.jpg"))
-    blank = Image.new("RGB", tile(EXAMPLES / f"style/{styles[0]}.jpg", 320).size, "white")
-    rows = [[blank, *(tile(EXAMPLES / f"style/{style}.jpg", 320) for style in styles)]]
-    for content in tqdm(contents):
-        results = [paint(content, style, size=320, num_iter=450) for style in styles]
-        first = tile(EXAMPLES / f"content/{content}.jpg", 320)
-        rows.append([first, *(tile(result, 320) for result in results)])
-    sheet(rows, HERE / "results_matrix.jpg")
+    """Every example content (rows) in every example style (columns), as README says."""
+    options = "-c examples/content -s examples/style -r rsc/results_matrix.jpg"
+    options += " --network small --size 320 -n 450"
+    subprocess.run([sys.executable, "nst.py", *options.split()], cwd=ROOT, check=True)
+    shutil.rmtree(HERE / "results_matrix")
 
 
 def weights() -> None:
@@ -90,16 +59,15 @@ def weights() -> None:
             paint("astronaut", "circles", size=360, num_iter=450, **{name: x}) for x in values
         ]
         labels = [f"--{name} {value:g}" for value in values]
-        rows.append([tile(*x) for x in zip(pictures, [360] * 3, labels, strict=True)])
-    sheet(rows, HERE / "weights.jpg")
+        rows.append(list(zip(pictures, labels, strict=True)))
+    save("weights.jpg", rows)
 
 
 def textures() -> None:
     """Each example style (above) and what its Gram matrices alone make of noise (below)."""
-    styles = sorted(x.stem for x in EXAMPLES.glob("style/*.jpg"))
-    results = [paint("temple", x, size=320, init="noise", content_weight=0.0) for x in styles]
-    originals = [tile(EXAMPLES / f"style/{style}.jpg", 320) for style in styles]
-    sheet([originals, [tile(result, 320) for result in results]], HERE / "textures.jpg")
+    styles = sorted(EXAMPLES.glob("style/*.jpg"))
+    results = [paint("temple", x.stem, size=320, init="noise", content_weight=0.0) for x in styles]
+    save("textures.jpg", [[(x, "") for x in row] for row in (styles, results)])
 
 
 if __name__ == "__main__":

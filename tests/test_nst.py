@@ -345,7 +345,7 @@ def test_result(painted):
 def test_result_tells_the_settings_that_were_used(painted):
     settings = painted[0].settings
     left = {x for x, value in dataclasses.asdict(settings).items() if value in (None, "auto")}
-    assert left == {"weights", "style_blend", "mask"}
+    assert left == {"weights", "style_blend", "mask", "timelapse", "plot"}
     assert settings.content_layers == ("block3_conv2",)
     assert settings.style_layers == LAYERS
     assert (settings.network, settings.pooling, settings.scales) == ("small", "avg", 2)

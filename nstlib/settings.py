@@ -1,0 +1,135 @@
+"""Every option of a run with its default, from which the command line is made."""
+
+import dataclasses
+import math
+import operator
+from dataclasses import dataclass
+
+from nstlib import UserError, networks
+
+LIMITS = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "one_of": lambda value, choices: value in choices,
+}
+
+
+def option(default, help: str, *flags: str, **metadata):
+    """A field of a dataclass with what its option of the command line needs.
+
+    metadata: its LIMITS, and arguments of `ArgumentParser.add_argument`.
+    """
+    return dataclasses.field(default=default, metadata={"flags": flags, "help": help, **metadata})
+
+
+def check_fields(settings) -> None:
+    """Raise UserError unless each field of a dataclass keeps within its LIMITS, or is its default.
+
+    Numbers must be finite.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value == field.default:
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{field.name} must be a finite number, not {value}")
+        for name, holds in LIMITS.items():
+            limit = field.metadata.get(name)
+            if limit is not None and not holds(value, limit):
+                limit = ", ".join(limit) if name == "one_of" else limit
+                wanted = f"{name.replace('_', ' ')} {limit}"
+                raise UserError(f"--{field.name} must be {wanted}, not {value}")
+
+
+def auto_or_number(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Of numbers with commas between."""
+    return tuple(float(number) for number in text.split(","))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every option of a run; raises UserError for values that cannot work.
+
+    None and "auto" stand for what suits the network, the size and the machine; `Result.settings`
+    tells what that was.
+    """
+
+    num_iter: int = option(1000, "iterations", "-n", at_least=1)
+    learning_rate: float = option(
+        5.0, "initial learning rate of Adam, in grey levels", "-l", above=0
+    )
+    optimizer: str = option("adam", "adam or lbfgs", one_of=("adam", "lbfgs"))
+    tolerance: float = option(0.0, "end a scale when 50 iterations gain less than this", at_least=0)
+    precision: str = option("auto", "of the network", one_of=("auto", *networks.PRECISIONS))
+    content_weight: float = option(1e4, "weight of the content loss", at_least=0)
+    style_weight: float = option(1e-2, "weight of the style loss", at_least=0)
+    tv_weight: float = option(1e2, "weight of the total variation: higher is smoother", at_least=0)
+    size: int = option(512, "longest side of the result in pixels", at_least=32, at_most=16384)
+    scales: int | str = option(
+        "auto", "sizes to go through, each twice the one before", type=auto_or_number
+    )
+    style_scale: float = option(1.0, "size of the style image: strokes", at_least=0.1, at_most=10)
+    style_blend: tuple[float, ...] | None = option(
+        None, "weight of each style, such as 3,7", type=numbers
+    )
+    mask: tuple[str, ...] | None = option(
+        None, "image, white where a style is to be: one for each -s", action="append"
+    )
+    colors: str = option(
+        "style", "style's, content's, or match: both alike", one_of=("style", "content", "match")
+    )
+    init: str = option("content", "where to start: content, style, noise or an image file")
+    init_noise: float = option(0.0, "share of noise at the start", at_least=0, at_most=1)
+    network: str = option("vgg19", "vgg19, vgg16 or small (bundled)", one_of=networks.NETWORKS)
+    weights: str | None = option(None, "weights file of that network (.h5 or .weights.h5)")
+    content_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
+    style_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
+    pooling: str | None = option(None, "max or avg", one_of=("max", "avg"))
+    save_every: int = option(0, "save the picture so far every so many iterations", at_least=0)
+    timelapse: str | None = option(None, "animation of the run (.gif, .webp or .mp4)")
+    plot: str | None = option(None, "the loss curves as a picture")
+    seed: int = option(0, "the same seed gives the same picture on the same machine", at_least=0)
+
+    def __post_init__(self):
+        for name in ("style_blend", "mask", "content_layers", "style_layers"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_fields(self)
+        if self.scales != "auto" and self.scales < 1:
+            raise UserError(f"--scales must be auto or at least 1, not {self.scales}")
+        if not self.style_weight and not self.content_weight:
+            raise UserError("--style_weight must be above 0 where --content_weight is 0")
+        blend = self.style_blend or (1,)
+        if not all(0 <= share < math.inf for share in blend) or not sum(blend):
+            raise UserError(f"--style_blend must be of numbers from 0 on, not all 0, not {blend}")
+        if self.optimizer == "lbfgs" and self.precision not in ("auto", "float32"):
+            raise UserError("--optimizer lbfgs needs --precision float32, for its line search")
+        for layers in (self.content_layers, self.style_layers):
+            networks.layer_weights(self.network, layers or ())
+
+    def resolved(self) -> "Settings":
+        """These settings with None and "auto" replaced by what suits network, size and machine."""
+        network = networks.NETWORKS[self.network]
+
+        def named(layers):
+            weights = networks.layer_weights(self.network, layers).items()
+            return tuple(name if weight == 1 else f"{name}={weight:g}" for name, weight in weights)
+
+        refined = self.init not in ("content", "style", "noise")  # an earlier result: no detours
+        scales = 1 if refined else max(1, int(math.log2(self.size / 128)) + 1)
+        precision = self.precision
+        if precision == "auto":
+            precision = "float32" if self.optimizer == "lbfgs" else networks.best_precision()
+        return dataclasses.replace(
+            self,
+            content_layers=named(self.content_layers or network.content_layers),
+            style_layers=named(self.style_layers or network.style_layers),
+            pooling=self.pooling or network.pooling,
+            scales=scales if self.scales == "auto" else self.scales,
+            precision=precision,
+        )

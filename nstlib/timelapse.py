@@ -1,0 +1,178 @@
+"""What a run can leave besides its result: pictures on the way, and an animation of it."""
+
+import logging
+import re
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from nstlib import UserError, images
+
+log = logging.getLogger("nst")
+
+# How an animation is saved, by the ending of its name.
+FORMATS = {
+    ".gif": {"format": "GIF"},
+    ".webp": {"format": "WEBP", "quality": 80},
+    ".mp4": None,  # by ffmpeg
+}
+SIZE = 640  # its longest side in pixels, at most
+FRAMES = 25  # at most, of each scale; 50 in all for 1000 iterations in 3 scales
+FRAME, FIRST, LAST = 100, 500, 2000  # how long frames are seen, in milliseconds
+
+
+class Timelapse:
+    """Pictures every `settings.save_every` iterations and the animation `settings.timelapse`.
+
+        timelapse = Timelapse(settings, "out.jpg")
+        result = nst.stylize(content, style, settings, on_step=timelapse.add)
+        timelapse.save(result.image)
+
+    The pictures go into a folder beside the result, out_steps/000100.jpg and so on, each as the
+    result would be if the run ended there. Raises UserError for files that could not be written or
+    would replace the result or one of the sources; changes nothing before there is a picture.
+    """
+
+    def __init__(self, settings, result: str | Path, sources: Iterable[str | Path] = ()):
+        self.settings, self.result = settings, Path(result)
+        self.folder = self.result.with_name(f"{self.result.stem}_steps")
+        self.every = settings.save_every
+        self.frames: list[Image.Image] = []
+        self._scale = self._position = None
+        if settings.timelapse:
+            images.check_result_path(settings.timelapse, [result, *sources], FORMATS)
+            if Path(settings.timelapse).suffix.lower() == ".mp4":
+                _ffmpeg()
+        old = self._check_folder(sources) if self.every else []
+        if old:
+            log.warning("%d earlier pictures in %s will be replaced", len(old), self.folder)
+        if settings.timelapse and Path(settings.timelapse).exists():
+            log.warning("%s is there already and will be replaced", settings.timelapse)
+
+    def add(self, step) -> None:
+        """Take an nst.Step; call it for every iteration."""
+        if self.every and step.iteration and step.iteration % self.every == 0:
+            self._save_picture(step)
+        if self.settings.timelapse and self._is_due(step):
+            self._append(step.picture(min(SIZE, self.settings.size)))
+
+    def save(self, image: np.ndarray) -> None:
+        """Write the animation, which ends with the result, uint8 [H, W, 3]."""
+        path = self.settings.timelapse
+        if not path:
+            return
+        height, width = image.shape[:2]
+        width, height = images.size_to_fit(width, height, min(SIZE, self.settings.size))
+        self._append(images.to_uint8(images.resize(image, height, width)))
+        durations = [FRAME] * len(self.frames)
+        durations[0], durations[-1] = FIRST, LAST
+        options = FORMATS[Path(path).suffix.lower()]
+        try:
+            with images.replacing(Path(path).resolve()) as file:
+                if options:
+                    more = {"append_images": self.frames[1:], "duration": durations, "loop": 0}
+                    self.frames[0].save(file, save_all=True, **more, **options)
+                else:
+                    _encode(file.name, self.frames, durations)
+        except Exception as error:  # Pillow raises ValueError and others besides OSError
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot write {path}: {reason}; {self.result} is whole") from error
+
+    def _is_due(self, step) -> bool:
+        """Whether to take a frame: at cubic distances from the first iteration of each scale.
+
+        At each scale the picture changes fast at first and ever more slowly after; so measured,
+        the frames of a run are nearly equally far apart.
+        """
+        if step.tensor.shape != self._scale:
+            self._scale, self._start, self._position = step.tensor.shape, step.iteration, None
+        share = (step.iteration - self._start) / self.settings.num_iter
+        before, self._position = self._position, int(FRAMES * share ** (1 / 3))
+        return self._position != before
+
+    def _append(self, frame: np.ndarray) -> None:
+        height, width = frame.shape[:2]  # of which H.264 wants even ones
+        picture = Image.fromarray(frame[: height // 2 * 2, : width // 2 * 2])
+        if self.settings.timelapse.lower().endswith(".gif"):
+            picture = picture.quantize()  # Pillow would, but all at the end
+        self.frames.append(picture)
+
+    def _check_folder(self, sources: Iterable[str | Path]) -> list[Path]:
+        """The pictures of an earlier run, which the first of this one is to replace."""
+        if not self.folder.exists():
+            return []  # it can be made where the result can
+        if not self.folder.is_dir():
+            raise UserError(
+                f"cannot save pictures in {self.folder}: it is a file; choose another --result"
+            )
+        images.check_result_path(self.folder / f"{0:06}{self.result.suffix}")
+        old = self._old_pictures()
+        for source in sources:
+            if any(path.samefile(source) for path in old if Path(source).exists()):
+                raise UserError(
+                    f"cannot save pictures in {self.folder}: {source} would be replaced; "
+                    "choose another --result"
+                )
+        return old
+
+    def _old_pictures(self) -> list[Path]:
+        return [
+            path
+            for path in self.folder.iterdir()
+            if re.fullmatch(r"\d{6,}", path.stem) and path.suffix.lower() in images.FORMATS
+        ]
+
+    def _save_picture(self, step) -> None:
+        try:
+            self.folder.mkdir(exist_ok=True)
+            if step.iteration == self.every:  # the first: none of an earlier run among them
+                for path in self._old_pictures():
+                    path.unlink()
+            digits = max(6, len(str(self.settings.num_iter)))
+            name = f"{step.iteration:0{digits}}{self.result.suffix}"
+            images.save(self.folder / name, step.picture())
+        except (OSError, UserError) as error:
+            if isinstance(error, OSError):
+                error = f"cannot save pictures in {self.folder}: {error.strerror}"
+            log.warning("%s; the run goes on without saving more such pictures", error)
+            self.every = 0
+
+
+def _ffmpeg() -> str:
+    """The path of ffmpeg."""
+    try:
+        import imageio_ffmpeg
+
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            "an .mp4 needs imageio-ffmpeg: pip install imageio-ffmpeg, or name a .gif or .webp"
+        ) from error
+
+
+def _encode(path: str, frames: list[Image.Image], durations: list[int]) -> None:
+    """Write an MP4 that plays everywhere: H.264, yuv420p, with its index at the front."""
+    width, height = frames[0].size
+    command = (
+        f"-y -loglevel error -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {1000 / FRAME} -i - "
+        "-vf scale=out_color_matrix=bt709 -colorspace bt709 -c:v libx264 -crf 18 "
+        "-pix_fmt yuv420p -movflags +faststart -f mp4"
+    )
+    pixels = b"".join(
+        frame.tobytes() * (duration // FRAME)
+        for frame, duration in zip(frames, durations, strict=True)
+    )
+    # In a session of its own, so that a Ctrl-C does not reach it.
+    done = subprocess.run(
+        [_ffmpeg(), *command.split(), path],
+        input=pixels,
+        capture_output=True,
+        start_new_session=True,
+        check=False,
+    )
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise OSError(last or f"ffmpeg ended with status {done.returncode}")

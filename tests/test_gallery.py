@@ -1,0 +1,490 @@
+"""Galleries: every cell, skipping what is done, failures, interrupts, the sheet, and Dask."""
+
+import dataclasses
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import picture
+from PIL import Image
+from tqdm import tqdm
+
+import nst
+from nstlib import UserError, cli, gallery, images
+
+ROOT = Path(nst.__file__).parent
+QUICK = ["--network", "small", "--size", "48", "-n", "4"]
+SETTINGS = nst.Settings(network="small", size=48, num_iter=4)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """In the current folder: photos a, b and c of different shapes, and paintings x and y."""
+    monkeypatch.chdir(tmp_path)
+    for number, (name, shape) in enumerate(
+        {
+            "photos/a": (48, 48),
+            "photos/b": (48, 64),
+            "photos/c": (64, 48),
+            "art/x": (48, 56),
+        }.items()
+    ):
+        Path(name).parent.mkdir(exist_ok=True)
+        images.save(f"{name}.png", picture(*shape, number))
+    images.save("art/y.jpg", 255 - picture(48, 48, 9))
+    return tmp_path
+
+
+def main(*argv, status=0, content="photos", style="art"):
+    given = ["-c", content, "-s", style, "-r", "sheet.png", *QUICK, *map(str, argv)]
+    assert nst.main(given) == status
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is painted, by the names of the sources; at once, as a mix of their mean colours."""
+    calls = []
+
+    def stylize(content, styles, settings, on_step):
+        calls.append("_".join(Path(x).stem for x in (content, *styles)))
+        means = [images.load(x, settings.size).mean((0, 1)) for x in (content, *styles)]
+        for step in range(3):
+            if on_step(SimpleNamespace(progress=step / 2)) is False:
+                break
+        width, height = images.size_to_fit(*images.image_size(content), settings.size)
+        image = np.full((height, width, 3), np.mean(means, 0), np.uint8)
+        return nst.Result(image, {"total": [3.0, 2.0, step]}, settings)
+
+    monkeypatch.setattr(nst, "stylize", stylize)
+    monkeypatch.setattr(nst, "load_network", lambda settings: (settings.resolved(), None))
+    return calls
+
+
+ALL = [f"{content}_{style}" for content in "abc" for style in "xy"]
+
+
+def cells():
+    return {path.stem: images.load(path) for path in Path("sheet").glob("*.png")}
+
+
+# What is painted
+
+
+def test_each_cell_is_what_stylize_gives(folders, capsys, caplog):
+    Path("photos/c.png").unlink()
+    main()
+    assert (capsys.readouterr(), caplog.text) == (("", ""), "")
+    assert sorted(cells()) == ALL[:4]
+    for name, image in cells().items():
+        content, style = name.split("_")
+        style = {"x": "art/x.png", "y": "art/y.jpg"}[style]
+        alone = nst.stylize(f"photos/{content}.png", style, SETTINGS)
+        assert (image == alone.image).all(), name
+        made = images.read_metadata(f"sheet/{name}.png")
+        assert (made["content"], made["style"]) == (f"photos/{content}.png", [style])
+        assert made["settings"]["size"] == 48
+        assert made["settings"]["style_layers"] == list(alone.settings.style_layers)
+        assert made["losses"] == {x: values[-1] for x, values in alone.losses.items()}
+        assert made["iterations"] == 4
+
+
+def test_done_cells_are_skipped(folders, calls, caplog):
+    main()
+    first, sheet = cells(), Path("sheet.png").read_bytes()
+    assert calls == ALL
+    Path("content").mkdir()  # what --init content has nothing to do with
+    main()
+    assert calls == ALL  # and nothing since
+    assert Path("sheet.png").read_bytes() == sheet
+    Path("sheet/b_x.png").unlink()
+    main()
+    assert calls[len(ALL) :] == ["b_x"]
+    assert all((image == first[name]).all() for name, image in cells().items())
+    assert Path("sheet.png").read_bytes() == sheet
+    assert not caplog.records
+
+
+def test_other_settings_repaint_all_with_one_warning(folders, calls, caplog):
+    main()
+    main("--tv_weight", 7)
+    assert calls == 2 * ALL
+    (warning,) = caplog.messages
+    assert "6 pictures in sheet made with other settings" in warning
+    assert {images.read_metadata(x)["settings"]["tv_weight"] for x in Path("sheet").iterdir()} == {
+        7
+    }
+
+
+def test_changed_sources_are_painted_again(folders, calls, caplog):
+    main()
+    later = time.time() + 10
+    images.save("art/x.png", picture(48, 48, 5))
+    os.utime("art/x.png", (later, later))
+    main()
+    assert calls[len(ALL) :] == ["a_x", "b_x", "c_x"]
+    shutil.move("art/y.jpg", "y.jpg")  # a column's name is not all: the source is another
+    images.save("art/y.png", picture(48, 48, 6))
+    os.utime("art/y.png", (1, 1))
+    for path in Path("sheet").iterdir():
+        os.utime(path, (later + 1, later + 1))
+    main()
+    assert calls[len(ALL) + 3 :] == ["a_y", "b_y", "c_y"]
+    Path("start.png").write_bytes(Path("photos/a.png").read_bytes())
+    del calls[:]
+    main("--init", "start.png")
+    os.utime("start.png", (later + 20, later + 20))
+    main("--init", "start.png")
+    assert calls == 2 * ALL
+
+
+def test_mixed_styles_are_one_column(folders, calls):
+    main("-s", "art/y.jpg", style="art/x.png")
+    assert calls == ["a_x_y", "b_x_y", "c_x_y"]
+    assert sorted(cells()) == ["a_x+y", "b_x+y", "c_x+y"]
+    assert images.image_size("sheet.png")[0] == sheet_width(2)
+
+
+def test_one_content_is_one_row(folders, calls):
+    main(content="photos/a.png")
+    assert calls == ["a_x", "a_y"]
+
+
+def test_pictures(folders):
+    for name in ("README.md", ".hidden.png", "small.h5", "c.JPG", "B.webp", "sub.png/d.png"):
+        Path("photos", name).parent.mkdir(exist_ok=True)
+        Path("photos", name).touch()
+    names = ["B.webp", "a.png", "b.png", "c.JPG", "c.png"]
+    assert gallery.pictures("photos") == [Path("photos", x) for x in names]
+    assert gallery.pictures("photos/a.png") == [Path("photos/a.png")]
+
+
+def test_equal_stems_are_told_apart(folders, calls):
+    shutil.copy("photos/a.png", "photos/A.tif")
+    main()
+    assert len(calls) == len(cells()) == 8
+    assert {"A.tif_x", "a.png_x", "b_x", "c_y"} < cells().keys()
+
+
+# What goes wrong
+
+
+def test_bad_content_leaves_its_row_empty(folders, calls, capsys):
+    whole = Path("photos/b.png").read_bytes()
+    Path("photos/b.png").write_bytes(whole[:-2000])
+    main(status=2)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("nst: b_x.png and 1 more failed: cannot read photos/b.png: ")
+    assert sorted(cells()) == ["a_x", "a_y", "c_x", "c_y"]
+    sheet = images.load("sheet.png")
+    Path("photos/b.png").write_bytes(whole)
+    main()
+    assert calls[-2:] == ["b_x", "b_y"]
+    rows, _ = np.nonzero(np.any(images.load("sheet.png") != sheet, axis=2))
+    assert len(rows) > 0.95 * 3 * 320 * 240
+    # One row of tiles, the other rows as they were.
+    assert np.ptp(rows) < 240
+
+
+def test_without_any_picture_there_is_no_sheet(folders, calls, capsys):
+    for path in Path("photos").iterdir():
+        path.write_text("no picture")
+    main(status=2)
+    assert "no sheet is written" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("sheet.png").exists()
+
+
+class Bug(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("problem", "told", "traceback"),
+    [
+        (Bug("of some\nkind"), "unexpected Bug: of some kind", True),
+        (UserError("a reason"), "failed: a reason", False),
+        (nst.Result(picture(8, 8), {}, SETTINGS, UserError("not finite")), "not finite", False),
+        (nst.Result(picture(8, 8), {}, nst.Settings(network="vgg19")), "--network vgg19", False),
+    ],
+)
+def test_one_failure_costs_one_cell(
+    folders, calls, monkeypatch, capsys, caplog, problem, told, traceback
+):
+    paint = nst.stylize
+
+    def stylize(content, *args):
+        if Path(content).stem != "b":
+            return paint(content, *args)
+        if isinstance(problem, Exception):
+            raise problem
+        return problem
+
+    monkeypatch.setattr(nst, "stylize", stylize)
+    main(status=2)
+    *before, err = capsys.readouterr().err.splitlines()
+    assert err.startswith("nst: b_x.png and 1 more failed: ")
+    assert told in err
+    assert bool(before) == traceback
+    assert caplog.text.count("Traceback") == traceback
+    assert sorted(cells()) == ["a_x", "a_y", "c_x", "c_y"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["-s", "art"], "-s"),
+        (["-s", "photos/a.png"], "-s"),
+        (["-c", "empty"], "cannot read empty: "),
+        (["-c", "photos/gone.png"], "cannot read photos/gone.png: "),
+        (["-r", "sheet.xyz"], "cannot write sheet.xyz: "),
+        (["-r", "taken.png"], "taken"),
+        (["-r", "photos/sheet.png"], "photos"),
+        (["-r", "art/sheet.png"], "art"),
+        (["-r", "photos.png"], "photos"),
+        (["-r", "foreign.png"], "cannot write foreign/a_x.png: "),
+        (["-r", "blocked.png"], "cannot write blocked/a_x.png: "),
+        (["-c", "clash"], "a_x_y.png"),
+        (["-c", "long"], "too long"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_work(folders, calls, capsys, argv, told):
+    for name in ("empty", "foreign", "blocked/a_x.png", "clash", "long"):
+        Path(name).mkdir(parents=True)
+    Path("taken").touch()
+    shutil.copy("photos/a.png", "foreign/a_x.png")
+    Image.new("RGB", (8, 8)).save("foreign/a_x.png")
+    for name in ("clash/a.png", "clash/a_x.png", f"long/{'n' * 249}.png"):
+        shutil.copy("photos/a.png", name)
+    shutil.copy("art/y.jpg", "art/x_y.jpg")
+    before = sorted(folders.rglob("*"))
+    main(*argv, status=2)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert told in err
+    assert not calls
+    assert sorted(folders.rglob("*")) == before
+
+
+def test_options_for_one_picture_are_refused():
+    names = "mask", "save_every", "timelapse", "plot"
+    gallery.refuse(SETTINGS, *names)
+    with pytest.raises(UserError, match="--timelapse is for one picture"):
+        gallery.refuse(dataclasses.replace(SETTINGS, timelapse="x.gif"), *names)
+    with pytest.raises(UserError, match="--save_every is for one picture"):
+        gallery.refuse(dataclasses.replace(SETTINGS, save_every=3), *names)
+
+
+def test_a_sheet_of_another_kind_is_replaced_not_without_a_word(folders, calls, caplog):
+    images.save("sheet.png", picture(8, 8))
+    main()
+    assert "sheet.png is there already" in caplog.text
+
+
+# Interrupts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_gallery_is_finished_by_the_next_run(folders, monkeypatch, caplog, number):
+    Path("photos/c.png").unlink()
+    stylize = nst.stylize
+    count = 0
+
+    def interrupted(content, styles, settings, on_step):
+        nonlocal count
+        count += 1
+
+        def step(step):
+            if count == 2 and step.iteration == 2:
+                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), number)
+            return on_step(step)
+
+        return stylize(content, styles, settings, step)
+
+    monkeypatch.setattr(nst, "stylize", interrupted)
+    main(status=128 + number)
+    assert count == 2
+    assert sorted(cells()) == ALL[:1]
+    assert "1 of 4 pictures" in caplog.messages[-1]
+    assert "same command" in caplog.messages[-1]
+    unfinished, kept = images.load("sheet.png"), cells()
+    main()
+    assert count == 2 + 3
+    assert sorted(cells()) == ALL[:4]
+    assert all((cells()[name] == image).all() for name, image in kept.items())
+    # What was empty is filled; what was there is the same.
+    changed = np.any(images.load("sheet.png") != unfinished, axis=2)
+    assert (unfinished[changed] == 255).all()
+    assert changed.sum() > 3 * 300 * 200
+
+
+def test_progress_is_smooth_and_ends_full(folders):
+    bar = tqdm(total=2, file=io.StringIO())
+    seen = []
+
+    def paint(content, styles, settings, on_step):
+        for step in range(5):
+            on_step(SimpleNamespace(progress=step / 4))
+            seen.append(bar.n)
+
+    cell = gallery.Cell(Path("photos/a.png"), (Path("art/x.png"),), Path("sheet/a_x.png"))
+    list(gallery._one_by_one([cell, cell], SETTINGS, paint, cli.Interrupts(), bar))
+    assert seen == [0, 0.25, 0.5, 0.75, 1, 1, 1.25, 1.5, 1.75, 2]
+
+
+# The sheet
+
+
+def sheet_width(columns, tile=gallery.TILE):
+    return round(tile * (columns + (columns + 1) / 40))
+
+
+def box(sheet, colour):
+    """(left, top, right, bottom) of a colour on the sheet."""
+    rows, columns = np.nonzero((sheet == colour).all(axis=2))
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def test_sheet_shows_pictures_whole_in_rows_and_columns():
+    shapes = {
+        (0, 1): (30, 40),
+        (0, 2): (40, 40),
+        (1, 0): (20, 40),
+        (1, 1): (80, 40),
+        (2, 2): (9, 90),
+    }
+    rows = [[(None, "") for _ in range(3)] for _ in range(3)]
+    for (y, x), (height, width) in shapes.items():
+        rows[y][x] = np.full((height, width, 3), (80 * y, 80 * x, 7), np.uint8), f"{y} {x}"
+    sheet = gallery.sheet(rows)
+    assert sheet.shape[1] == sheet_width(3)
+    assert (sheet[:300, :300] == 255).all()  # top left
+    boxes = {(y, x): box(sheet, (80 * y, 80 * x, 7)) for y, x in shapes}
+    for (y, x), (left, top, right, bottom) in boxes.items():
+        height, width = shapes[y, x]
+        assert (bottom - top) / (right - left) == pytest.approx(height / width, rel=0.03)
+        middle = gallery.TILE * (x * 41 / 40 + 21 / 40)
+        assert (left + right) / 2 == pytest.approx(middle, abs=1)
+        assert right - left <= gallery.TILE
+    tops, bottoms = (
+        [[boxes[at][i] for at in boxes if at[0] == y] for y in range(3)] for i in (1, 3)
+    )
+    assert max(bottoms[0]) < min(tops[1])
+    assert max(bottoms[1]) < min(tops[2])
+    for (y, _), (left, _, right, _) in boxes.items():  # its label below the row
+        assert (sheet[max(bottoms[y]) : max(bottoms[y]) + 30, left:right] == 0).any()
+    assert max(bottoms[1]) - min(tops[1]) == pytest.approx(gallery.TILE * 4 / 3, abs=2)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 60), (700, 3), (2000, 2)])
+def test_large_sheets_stay_within_limits(rows, columns):
+    small = np.zeros((3, 4, 3), np.uint8)
+    height, width, _ = gallery.sheet([[(small, "name")] * columns] * rows).shape
+    assert 0.9 < max(width / 6000, height / 16000) <= 1
+
+
+@pytest.mark.parametrize(
+    "label", ["W" * 99, "写真 Фото \u202e שלום", "two\nlines" * 9, "bad \udcff"]
+)
+def test_labels_stay_below_their_tile(label):
+    white = np.full((240, 320, 3), 255, np.uint8)
+    sheet = gallery.sheet([[(white, ""), (white, label), (white, "")]])
+    rows, columns = np.nonzero(sheet.min(axis=2) < 128)
+    assert len(rows)
+    assert rows.min() >= 8 + 240
+    assert rows.max() < len(sheet) - 2
+    assert columns.min() >= 8 + 328 - 1
+    assert columns.max() <= 8 + 328 + 320 + 1
+
+
+# Dask
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The address of a scheduler on this machine, with two worker processes, ended afterwards."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    processes = []
+
+    def start(kind, *arguments):
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--no-dashboard"]
+        with Path(tmp_path, f"{kind}{len(processes)}.log").open("wb") as file:
+            pipes = {"stdout": file, "stderr": file}
+            processes.append(
+                subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment, **pipes)
+            )
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    start("scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2])
+    for name in ("one", "two"):
+        start("worker", address, "--nthreads", "1", "--no-nanny", "--name", name)
+    yield address
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait()
+
+
+def until(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_dask_loses_nothing_with_a_worker(folders, cluster):
+    """Two workers; one is killed half way, painting. Pictures as without Dask."""
+    import distributed
+
+    with distributed.Client(cluster, timeout=120, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=120)
+        command = [sys.executable, ROOT / "nst.py", "-c", "photos", "-s", "art", "-r", "sheet.png"]
+        gallery_run = subprocess.Popen(
+            [*command, *QUICK, "-n", "40", "--dask", cluster],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until(lambda: len(list(folders.glob("sheet/*.png"))) >= 2)
+        at_work = client.processing()
+        victim = max(at_work, key=lambda worker: len(at_work[worker]))
+        assert at_work[victim]
+        os.kill(client.run(os.getpid, workers=[victim])[victim], signal.SIGKILL)
+        stderr = gallery_run.communicate(timeout=300)[1]
+        assert len(client.scheduler_info()["workers"]) == 1
+    assert (gallery_run.returncode, stderr) == (0, "")
+    assert sorted(path.name for path in Path("sheet").iterdir()) == [f"{x}.png" for x in ALL]
+    settings = nst.Settings(network="small", size=48, num_iter=40)
+    for name, image in cells().items():
+        content, style = name.split("_")
+        (style,) = Path("art").glob(f"{style}.*")
+        assert (image == nst.stylize(f"photos/{content}.png", style, settings).image).all(), name
+    assert images.image_size("sheet.png")[0] == sheet_width(3)
+
+
+def test_dask_that_cannot_work(folders, calls, capsys, monkeypatch):
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    for address in (nobody, "nonsense://x:y"):
+        main("--dask", address, status=2)
+        assert f"no Dask scheduler answers at {address}" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    main("--dask", nobody, status=2)
+    assert "pip install distributed" in capsys.readouterr().err
+    main("--dask", nobody, content="photos/a.png", style="art/x.png", status=2)
+    assert "folder" in capsys.readouterr().err
+    assert not calls
+    assert not Path("sheet").exists()

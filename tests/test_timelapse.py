@@ -1,0 +1,446 @@
+"""Pictures on the way, and the animation: which, how large, how long, and what failures cost."""
+
+import errno
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import picture
+from PIL import Image
+
+import nst
+from nstlib import UserError, images, timelapse
+
+ENDINGS = [".gif", ".webp", ".mp4"]
+
+
+def needs_ffmpeg(ending):
+    if ending == ".mp4":
+        pytest.importorskip("imageio_ffmpeg")
+
+
+def frames_of(path):
+    """The frames, uint8 [N, H, W, 3], and how long each is seen, in milliseconds."""
+    if path.suffix == ".mp4":
+        import imageio_ffmpeg
+
+        reader = imageio_ffmpeg.read_frames(str(path))
+        about = next(reader)
+        width, height = about["size"]
+        frames = [np.frombuffer(x, np.uint8).reshape(height, width, 3) for x in reader]
+        return np.stack(frames), [1000 / about["fps"]] * len(frames)
+    frames, durations = [], []
+    with Image.open(path) as im:
+        assert im.info["loop"] == 0  # for ever
+        for index in range(im.n_frames):
+            im.seek(index)
+            frames.append(np.asarray(im.convert("RGB")))
+            durations.append(im.info["duration"])
+    return np.stack(frames), durations
+
+
+def resized(image, size):
+    width, height = images.size_to_fit(*image.shape[1::-1], size)
+    return images.to_uint8(images.resize(np.float32(image), height, width))
+
+
+def smooth(height, width, *corners):
+    """Colours that change gently from top left to bottom right: any codec keeps them."""
+    across = np.add.outer(np.linspace(0, 0.5, height), np.linspace(0, 0.5, width))[..., None]
+    first, last = np.float32(corners)
+    return images.to_uint8(first + across * (last - first))
+
+
+def fake_steps(plan, picture=lambda iteration, size: np.zeros((4, 6, 3), np.uint8)):
+    """The steps of a run, with (side, iterations) of each scale as in nst.plan_scales."""
+
+    def step(side, iteration):
+        def at(size=None):
+            return picture(iteration, size)
+
+        tensor = SimpleNamespace(shape=(1, side, side, 3))
+        return SimpleNamespace(iteration=iteration, tensor=tensor, picture=at)
+
+    done = 0
+    for side, num_iter in plan:
+        for iteration in range(0 if not done else 1, num_iter + 1):
+            yield step(side, done + iteration)
+        done += num_iter
+
+
+# What a step shows
+
+
+@pytest.mark.parametrize("init", ["content", "noise"])
+def test_picture_of_a_step_is_the_result_of_ending_there(init):
+    """At both scales; and the sides are right where a half pixel could go either way."""
+    content, style = picture(93, 140), picture(40, 32, 1)
+    settings = nst.Settings(
+        num_iter=4, scales=2, size=140, network="small", init=init, learning_rate=0.5
+    )
+    seen = []
+
+    def on_step(step):
+        seen.append((step.picture(), step.picture(size=70), step.losses["total"]))
+
+    at_end = nst.stylize(content, style, settings, on_step)
+    amid = nst.stylize(content, style, settings, lambda step: step.iteration < 2)
+    for end, result in ((2, amid), (4, at_end)):
+        whole, small, total = seen[end]
+        assert total == min(total for _, _, total in seen[: end + 1])  # is the best
+        assert (result.image == whole).all()
+        assert small.shape == (46, 70, 3)
+    assert np.abs(small - np.float32(resized(whole, 70))).mean() < 1
+    first = seen[0][0]
+    if init == "content":
+        assert (first == content).all()  # although the first scale is half as large
+    else:  # the grain of noise is no detail to keep
+        assert np.abs(np.diff(first.astype(float), axis=1)).mean() < 40 < 255 / 3
+
+
+# Pictures on the way
+
+
+def test_step_pictures(tmp_path):
+    """All of the result's size and format, named so that they sort; nothing else beside."""
+    content, style = picture(48, 64), picture(32, 32, 1)
+    settings = nst.Settings(num_iter=9, scales=2, size=64, network="small", save_every=2)
+    record = timelapse.Timelapse(settings, tmp_path / "my.result.png")
+    seen = {}
+
+    def on_step(step):
+        record.add(step)
+        seen[f"{step.iteration:06}.png"] = step.picture()
+
+    result = nst.stylize(content, style, settings, on_step)
+    record.save(result.image)
+    assert [path.name for path in tmp_path.iterdir()] == ["my.result_steps"]
+    saved = sorted(path.name for path in (tmp_path / "my.result_steps").iterdir())
+    assert saved == ["000002.png", "000004.png", "000006.png", "000008.png"]
+    for name in saved:
+        assert (images.load(tmp_path / "my.result_steps" / name) == seen[name]).all()
+        assert seen[name].shape == result.image.shape
+
+
+def test_names_sort_however_many(tmp_path):
+    settings = nst.Settings(num_iter=10_000_000, save_every=5_000_000)
+    record = timelapse.Timelapse(settings, tmp_path / "x.jpg")
+    for step in fake_steps([(8, 2)]):
+        step.iteration *= 5_000_000
+        record.add(step)
+    assert sorted(x.name for x in (tmp_path / "x_steps").iterdir()) == [
+        "05000000.jpg",
+        "10000000.jpg",
+    ]
+
+
+def test_pictures_of_an_earlier_run_are_replaced_not_without_a_word(tmp_path, caplog):
+    settings = nst.Settings(num_iter=4, save_every=2)
+    folder = tmp_path / "x_steps"
+    folder.mkdir()
+    for name in ("000002.png", "000500.JPG", "1234567.webp"):
+        images.save(folder / name, picture(9, 9))
+    for name in ("notes.txt", "my 000500.jpg", "000500.txt", "12345.jpg"):
+        (folder / name).write_text("the user's own")
+    before = sorted(folder.iterdir())
+    record = timelapse.Timelapse(settings, tmp_path / "x.png")
+    assert f"3 earlier pictures in {folder} will be replaced" in caplog.text
+    steps = fake_steps([(8, 4)])
+    record.add(next(steps))
+    record.add(next(steps))
+    assert sorted(folder.iterdir()) == before  # as long as there is no new one
+    for step in steps:
+        record.add(step)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["000002.png", "000004.png", "notes.txt", "my 000500.jpg", "000500.txt", "12345.jpg"]
+    )
+    assert images.image_size(folder / "000002.png") == (6, 4)
+
+
+@pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])
+def test_pictures_of_an_earlier_run_in_use_are_kept(tmp_path, link):
+    folder = tmp_path / "x_steps"
+    folder.mkdir()
+    images.save(folder / "000500.png", picture(9, 9))
+    source = tmp_path / "link.png" if link else folder / "000500.png"
+    if link:
+        link(source, folder / "000500.png")
+    settings = nst.Settings(save_every=2)
+    with pytest.raises(UserError, match="would be replaced; choose another --result") as error:
+        timelapse.Timelapse(settings, tmp_path / "x.png", ["a.jpg", str(source)])
+    assert str(source) in str(error.value)
+    timelapse.Timelapse(settings, tmp_path / "y.png", ["a.jpg", str(source)])
+
+
+def test_no_folder_for_step_pictures(tmp_path):
+    (tmp_path / "x_steps").write_text("the user's own")
+    with pytest.raises(UserError, match=r"x_steps: it is a file; choose another --result"):
+        timelapse.Timelapse(nst.Settings(save_every=2), tmp_path / "x.png")
+    timelapse.Timelapse(nst.Settings(), tmp_path / "x.png")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_protected_folder_for_step_pictures(tmp_path):
+    (tmp_path / "x_steps").mkdir(mode=0o555)
+    with pytest.raises(UserError, match="Permission denied"):
+        timelapse.Timelapse(nst.Settings(save_every=2), tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (images, "save", UserError("cannot write x: No space left on device")),
+        (Path, "mkdir", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+    ],
+)
+def test_failing_step_pictures_do_not_end_the_run(
+    tmp_path, monkeypatch, caplog, owner, name, error
+):
+    attempts = []
+
+    def failing(*args, **kwargs):
+        attempts.append(args)
+        raise error
+
+    monkeypatch.setattr(owner, name, failing)
+    record = timelapse.Timelapse(nst.Settings(num_iter=9, save_every=2), tmp_path / "x.png")
+    for step in fake_steps([(8, 9)]):
+        record.add(step)
+    assert len(attempts) == 1
+    (message,) = caplog.messages
+    assert message.startswith("cannot ")
+    assert "No space left on device; the run goes on without" in message
+
+
+# The animation
+
+
+def taken(settings, plan):
+    """The iterations of which the animation has frames."""
+    found = []
+
+    def at(iteration, size):
+        found.append(iteration)
+        return np.zeros((4, 6, 3), np.uint8)
+
+    record = timelapse.Timelapse(settings, "x.png")
+    for step in fake_steps(plan, at):
+        record.add(step)
+    return found
+
+
+def test_spacing():
+    """At each scale at the iterations 1000 * (i / 25)**3 from its first, which are ever farther
+    apart; the defaults have about fifty."""
+    plan = [(128, 571), (256, 286), (512, 143)]
+    found = taken(nst.Settings(timelapse="x.gif"), plan)
+    assert 40 <= len(found) <= 60
+    expected = set()
+    for first, end in ((0, 571), (572, 857), (858, 1000)):
+        cubes = (first + math.ceil(1000 * i**3 / 25**3) for i in range(26))
+        expected |= {iteration for iteration in cubes if iteration <= end}
+    assert set(found) == expected
+    assert found[:6] == [0, 1, 2, 5, 8, 14]
+
+
+@pytest.mark.parametrize(
+    ("num_iter", "scales", "most"),
+    [(1, 1, 2), (3, 1, 4), (20_000, 1, 26), (20_000, 5, 90), (300, 9, 110)],
+)
+def test_number_of_frames_is_bounded(num_iter, scales, most):
+    shares = [0.5**k for k in range(scales)]
+    plan = [(k, round(num_iter * share / sum(shares))) for k, share in enumerate(shares)]
+    found = taken(nst.Settings(num_iter=num_iter, timelapse="x.gif"), plan)
+    assert found[0] == 0
+    assert min(num_iter, 18) < len(found) <= most
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("height", "width", "size", "expected"),
+    [(45, 67, 67, (44, 66)), (170, 95, 170, (80, 44)), (16, 80, 80, (16, 80))],
+)
+def test_frames(tmp_path, monkeypatch, ending, height, width, size, expected):
+    """From the start image to the result, all of one even size, the first and last seen longer."""
+    needs_ffmpeg(ending)
+    monkeypatch.setattr(timelapse, "SIZE", 80)
+    start = smooth(height, width, (200, 30, 30), (240, 200, 30))
+    result = smooth(height, width, (30, 60, 220), (120, 120, 120))
+    settings = nst.Settings(num_iter=9, size=size, timelapse=str(tmp_path / f"x{ending}"))
+    record = timelapse.Timelapse(settings, tmp_path / "x.png")
+
+    def at(iteration, size):
+        return resized((start * (1 - iteration / 10) + result * (iteration / 10)), size)
+
+    for step in fake_steps([(32, 6), (64, 3)], at):
+        record.add(step)
+    assert not list(tmp_path.iterdir())
+    record.save(result)
+    assert [path.name for path in tmp_path.iterdir()] == [f"x{ending}"]
+    frames, durations = frames_of(tmp_path / f"x{ending}")
+    assert frames.shape[1:] == (*expected, 3)
+    if ending == ".mp4":
+        assert durations == [100] * (5 + 9 + 20)
+        assert (np.abs(frames[1:5] - np.float32(frames[0])).mean(axis=(1, 2, 3)) < 3).all()
+        frames = frames[4:15]
+    else:
+        assert durations == [500, *[100] * 9, 2000]
+    assert len(frames) == 11
+    for iteration, frame in enumerate(frames):
+        wanted = at(iteration, min(size, 80))[: expected[0], : expected[1]]
+        assert np.abs(frame - np.float32(wanted)).mean() < 3, iteration
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_colours(tmp_path, ending):
+    needs_ffmpeg(ending)
+    patches = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 120, 40)]
+    image = np.repeat(np.repeat(np.uint8([patches[:3], patches[3:]]), 32, 0), 32, 1)
+    settings = nst.Settings(size=96, timelapse=str(tmp_path / f"x{ending}"))
+    record = timelapse.Timelapse(settings, tmp_path / "x.png")
+    record.add(next(fake_steps([(32, 1)], lambda *_: 255 - image)))
+    record.save(image)
+    frames, _ = frames_of(tmp_path / f"x{ending}")
+    difference = frames[-1] - np.float32(image)
+    assert np.abs(difference[16::32, 16::32]).max() < 6
+
+
+def test_mp4_plays_everywhere(tmp_path):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    path = tmp_path / "x.MP4"
+    record = timelapse.Timelapse(nst.Settings(size=64, timelapse=str(path)), tmp_path / "x.png")
+    record.save(picture(64, 64))
+    about = next(imageio_ffmpeg.read_frames(str(path)))
+    assert about["codec"] == "h264"
+    assert about["pix_fmt"].startswith("yuv420p(tv, bt709")
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # so that it plays while it loads
+
+
+# From the command line
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images.save("photo.webp", smooth(40, 64, (200, 30, 30), (240, 200, 30)))
+    images.save("style.png", picture(64, 64, 1))
+    return tmp_path
+
+
+def main(*argv):
+    good = ["-c", "photo.webp", "-s", "style.png", "-r", "out.png", "--network", "small"]
+    return nst.main([*good, "--size", "64", "-n", "8", *map(str, argv)])
+
+
+def test_run(files, caplog):
+    assert main("--timelapse", "run.gif", "--save_every", 4, "--scales", 2) == 0
+    assert sorted(path.name for path in files.iterdir()) == [
+        *("out.png", "out_steps", "photo.webp", "run.gif", "style.png")
+    ]
+    assert sorted(x.name for x in Path("out_steps").iterdir()) == ["000004.png", "000008.png"]
+    frames, _ = frames_of(Path("run.gif"))
+    assert frames.shape[1:] == (40, 64, 3)
+    for frame, path in ((frames[0], "photo.webp"), (frames[-1], "out.png")):
+        assert np.abs(frame - images.load(path)).mean() < 4
+    change = np.abs(np.diff(np.float32(frames), axis=0)).mean(axis=(1, 2, 3))
+    assert len(frames) == 9
+    assert (change > 0.5).sum() >= 7
+    assert not caplog.records
+    assert main("--timelapse", "run.gif", "--save_every", 4, "--scales", 2) == 0
+    assert len(caplog.messages) == 3
+    for name in ("out.png", "out_steps", "run.gif"):
+        assert any(f"{name} " in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x.avi", "the ending .avi is unknown; use one of .gif, .webp, .mp4"),
+        ("x", "its name has no ending"),
+        ("gone/x.gif", "create it first"),
+        ("folder.gif", "it is a folder"),
+        ("photo.webp", "it would replace photo.webp"),
+        ("./link.webp", "it would replace photo.webp"),
+        ("out.webp", "it would replace ./out.webp"),
+    ],
+)
+def test_bad_name(files, capsys, caplog, monkeypatch, name, reason):
+    Path("folder.gif").mkdir()
+    Path("out_steps").mkdir()
+    images.save("out_steps/000002.webp", picture(9, 9))
+    Path("link.webp").symlink_to("photo.webp")
+    before = sorted(files.iterdir())
+    monkeypatch.setattr(nst, "stylize", lambda *args: pytest.fail("is accepted"))
+    assert main("-r", "./out.webp", "--timelapse", name, "--save_every", 2) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"nst: cannot write {name}: ")
+    assert reason in err
+    assert not caplog.records
+    assert sorted(files.iterdir()) == before
+
+
+def test_mp4_without_ffmpeg(files, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)  # importing it fails
+    monkeypatch.setattr(nst, "stylize", lambda *args: pytest.fail("is accepted"))
+    assert main("--timelapse", "x.mp4") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "pip install imageio-ffmpeg" in err
+    assert ".gif" in err
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_failing_animation_costs_neither_result_nor_earlier_animation(
+    files, capsys, monkeypatch, ending
+):
+    needs_ffmpeg(ending)
+    Path(f"x{ending}").write_text("the earlier one")
+    if ending == ".mp4":
+        failed = subprocess.CompletedProcess([], 1, b"", b"more\nx: No space left on device\n")
+        monkeypatch.setattr(timelapse.subprocess, "run", lambda *args, **kwargs: failed)
+    else:
+        save = Image.Image.save
+
+        def failing(self, file, *args, **options):
+            file.write(b"a first part")
+            (full_disk if "save_all" in options else save)(self, file, *args, **options)
+
+        monkeypatch.setattr(Image.Image, "save", failing)
+        monkeypatch.setattr(images, "save", lambda *args: Path(args[0]).write_text("the result"))
+    assert main("--timelapse", f"x{ending}") == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert f"cannot write x{ending}: " in err
+    assert "No space left on device; out.png is whole" in err
+    assert Path("out.png").exists()
+    assert Path(f"x{ending}").read_text() == "the earlier one"
+    assert not list(files.glob(".nst*"))
+
+
+def test_interrupted_run_has_its_animation(files, monkeypatch):
+    add = timelapse.Timelapse.add
+
+    def interrupting(self, step):
+        add(self, step)
+        if step.iteration == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(timelapse.Timelapse, "add", interrupting)
+    assert main("--timelapse", "x.webp", "--save_every", 2) == 130
+    frames, _ = frames_of(Path("x.webp"))
+    assert len(frames) in {4, 5}  # the result may be that of the last step
+    assert np.abs(frames[0] - images.load("photo.webp")).mean() < 3
+    assert np.abs(frames[-1] - images.load("out.png")).mean() < 4
+    assert [x.name for x in Path("out_steps").iterdir()] == ["000002.png"]
+    assert images.read_metadata("out.png")["iterations"] == 3
