@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Make the pictures that README.md shows, with this program on the bundled network.
 
-    python rsc/make_figures.py [example] [matrix] [weights] [textures]
+    python rsc/make_figures.py [NAME ...]
 
-Everything by default; the matrix takes the longest, minutes on a CPU.
+Everything by default, some ten minutes on a CPU; or what is named: example, matrix, weights,
+textures, or one of CONTROLS.
 """
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +24,25 @@ import nst  # noqa: E402 (after the path)
 from nstlib import gallery, images  # noqa: E402
 
 
-def save(name: str, rows: Sequence[Sequence[tuple]]) -> None:
-    images.save(HERE / name, gallery.sheet(rows))
+def style(name: str) -> Path:
+    return EXAMPLES / f"style/{name}.jpg"
 
 
-def paint(content: str, style: str, **settings) -> np.ndarray:
-    settings = nst.Settings(network="small", **settings)
-    content, style = EXAMPLES / f"content/{content}.jpg", EXAMPLES / f"style/{style}.jpg"
-    return nst.stylize(content, style, settings).image
+def paint(content: str, *styles: str, **settings) -> np.ndarray:
+    settings = {"network": "small", "size": 360, "num_iter": 450, **settings}
+    sources = EXAMPLES / f"content/{content}.jpg", [style(name) for name in styles]
+    return nst.stylize(*sources, nst.Settings(**settings)).image
+
+
+def save(name: str, *rows) -> None:
+    """Rows of (picture, label)."""
+    images.save(HERE / f"{name}.jpg", gallery.sheet(rows))
 
 
 def example() -> None:
     """README's first picture: content, style and result of its first command."""
-    sources = EXAMPLES / "content/temple.jpg", EXAMPLES / "style/circles.jpg"
-    save("example.jpg", [[(x, "") for x in (*sources, paint("temple", "circles"))]])
+    result = paint("temple", "circles", size=512, num_iter=1000)
+    save("example", [(x, "") for x in (EXAMPLES / "content/temple.jpg", style("circles"), result)])
 
 
 def matrix() -> None:
@@ -55,22 +61,111 @@ def weights() -> None:
         "style_weight": (1e-3, 1e-2, 1e-1),
         "tv_weight": (0.0, 1e2, 1e3),
     }.items():
-        pictures = [
-            paint("astronaut", "circles", size=360, num_iter=450, **{name: x}) for x in values
-        ]
+        pictures = [paint("astronaut", "circles", **{name: value}) for value in values]
         labels = [f"--{name} {value:g}" for value in values]
         rows.append(list(zip(pictures, labels, strict=True)))
-    save("weights.jpg", rows)
+    save("weights", *rows)
 
 
 def textures() -> None:
     """Each example style (above) and what its Gram matrices alone make of noise (below)."""
     styles = sorted(EXAMPLES.glob("style/*.jpg"))
-    results = [paint("temple", x.stem, size=320, init="noise", content_weight=0.0) for x in styles]
-    save("textures.jpg", [[(x, "") for x in row] for row in (styles, results)])
+    options = {"size": 320, "num_iter": 1000, "init": "noise", "content_weight": 0.0}
+    results = [paint("temple", x.stem, **options) for x in styles]
+    save("textures", *([(x, "") for x in row] for row in (styles, results)))
+
+
+def half_masks(folder: str) -> tuple[str, str]:
+    """Two masks with a soft edge between, the left half and the right."""
+    ramp = np.clip((np.arange(360) - 150) / 60, 0, 1) * 255
+    right = np.broadcast_to(ramp[np.newaxis, :, np.newaxis], [240, 360, 3])
+    paths = f"{folder}/left.png", f"{folder}/right.png"
+    images.save(paths[0], 255 - right)
+    images.save(paths[1], right)
+    return paths
+
+
+# For each control the settings of its pictures; of a name with two styles both are given.
+CONTROLS = {
+    "init": (
+        ("rocket", "wave"),
+        {"init": "content"},
+        {"init_noise": 0.5},
+        {"init": "noise"},
+        {"init": "style"},
+    ),
+    "style_blend": (
+        ("flower", "ink", "glass"),
+        *({"style_blend": blend} for blend in ((1, 0), (7, 3), (3, 7), (0, 1))),
+    ),
+    "style_scale": (("coffee", "circles"), *({"style_scale": x} for x in (0.5, 1.0, 2.0))),
+    "layers": (
+        ("temple", "strokes"),
+        {"style_layers": ("block1_conv1", "block2_conv1")},
+        {"style_layers": ("block1_conv1", "block3_conv1=4")},
+        {"style_layers": ("block4_conv1", "block5_conv1")},
+        {"content_layers": ("block5_conv2",)},
+    ),
+    "pooling": (("cat", "flowers"), {"pooling": "avg"}, {"pooling": "max"}),
+    "colors": (
+        ("astronaut", "wave"),
+        *({"colors": x} for x in ("style", "match", "content")),
+    ),
+    "mask": (("temple", "ink", "circles"),),
+    "reconstruction": (
+        ("rocket", "flowers"),
+        {"style_weight": 0.0, "init": "noise", "content_layers": ("block2_conv2",)},
+        {"style_weight": 0.0, "init": "noise", "content_layers": ("block4_conv2",)},
+        {"content_weight": 0.0, "init": "noise", "style_layers": ("block1_conv1",)},
+        {"content_weight": 0.0, "init": "noise"},
+    ),
+    "optimizer": (
+        ("cat", "strokes"),
+        {"scales": 1},
+        {"optimizer": "lbfgs", "scales": 1},
+        {"optimizer": "lbfgs"},
+        {},
+    ),
+}
+
+
+def words(value) -> str:
+    if isinstance(value, tuple):
+        numbers = isinstance(value[0], int)
+        return (",".join if numbers else " ".join)(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def control(name: str) -> None:
+    """What a control does: its pictures with their options."""
+    sources, *variants = CONTROLS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "mask":
+            left, right = half_masks(folder)
+            row = [(left, "--mask left.png"), (right, "--mask right.png")]
+            row.append((paint(*sources, mask=(left, right)), "left: ink, right: circles"))
+        else:
+            row = [
+                (
+                    paint(*sources, **x),
+                    "  ".join(f"--{k} {words(v)}" for k, v in x.items()) or "default",
+                )
+                for x in variants
+            ]
+        save(name, row)
+
+
+def timelapse() -> None:
+    """An animation of a run, and its loss curves."""
+    command = "nst.py -c examples/content/coffee.jpg -s examples/style/wave.jpg --network small"
+    command += " --size 320 --timelapse rsc/timelapse.webp --plot rsc/plot.png -r"
+    with tempfile.TemporaryDirectory() as folder:
+        argv = [sys.executable, *command.split(), f"{folder}/out.png"]
+        subprocess.run(argv, cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":
     figures = {"example": example, "matrix": matrix, "weights": weights, "textures": textures}
-    for name in sys.argv[1:] or figures:
-        figures[name]()
+    figures["timelapse"] = timelapse
+    for name in sys.argv[1:] or [*figures, *CONTROLS]:
+        figures[name]() if name in figures else control(name)

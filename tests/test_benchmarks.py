@@ -1,0 +1,24 @@
+"""The benchmark runs and its tables hold numbers; slow."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.slow
+def test_quick_benchmark():
+    command = [sys.executable, ROOT / "benchmarks/speed.py", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for heading in ("Seconds per step", "Time to the loss", "Peak memory", "From command to file"):
+        table = done.stdout.partition(f"## {heading}")[2].partition("\n## ")[0]
+        assert re.search(r"^\| .* \| [\d.]+ \|", table, re.MULTILINE), heading
+    eager, compiled = (
+        float(re.search(rf"^\| {name}, .*?\| ([\d.]+) \|", done.stdout, re.MULTILINE)[1])
+        for name in ("classic loop", "compiled")
+    )
+    assert compiled < eager
