@@ -134,7 +134,7 @@ class Show(argparse.Action):
         try:
             settings = self.settings(**found["settings"])
             argv = command(settings, found["content"], found["style"], found["result"])
-            losses = ", ".join(f"{name} {value:.3e}" for name, value in found["losses"].items())
+            losses = "".join(f", {name} {value:.3e}" for name, value in found["losses"].items())
             version, iterations = found["version"], found["iterations"]
         except (UserError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -146,7 +146,7 @@ class Show(argparse.Action):
         print(shlex.join(["python3", "nst.py", *argv]))
         print(
             f"made by nst {version}, network {settings.network}, "
-            f"{iterations} of {settings.num_iter} iterations; losses: {losses}",
+            f"{iterations} of {settings.num_iter} iterations{losses}",
             file=sys.stderr,
         )
         parser.exit()

@@ -58,6 +58,7 @@ class Cell:
 class Gallery:
     """Contents and styles by their names on the sheet, and a cell for each pair of names."""
 
+    given: tuple[str, ...]  # content and styles as on the command line
     result: Path
     contents: dict[str, Path]
     styles: dict[str, tuple[Path, ...]]
@@ -101,9 +102,10 @@ def plan(content: str, styles: Sequence[str], result: str) -> Gallery:
     contents = pictures(content)
     if len(styles) == 1:
         columns = [(x,) for x in pictures(styles[0])]
-    elif any(Path(x).is_dir() for x in styles):
+    elif folder := next((x for x in styles if Path(x).is_dir()), None):
         raise UserError(
-            "a folder of styles cannot be mixed with others: give only one -s, or files"
+            f"cannot read {folder}: a folder cannot be mixed with other styles; name an image in "
+            "it, or give it alone"
         )
     else:
         columns = [tuple(map(Path, styles))]
@@ -145,7 +147,7 @@ def plan(content: str, styles: Sequence[str], result: str) -> Gallery:
                     f"cannot write {cell.path}: there is such a file, not made by this program; "
                     "move it or choose another name for -r"
                 )
-    return Gallery(Path(result), dict(rows), dict(columns), cells)
+    return Gallery(tuple(map(str, given)), Path(result), dict(rows), dict(columns), cells)
 
 
 def _names(files: Sequence[Path]) -> list[str]:
@@ -407,10 +409,15 @@ def _write_sheet(gallery: Gallery, done: set[Cell], settings) -> None:
         cells = [gallery.cells[row, column] for column in gallery.styles]
         results = [(cell.path if cell in done else None, "") for cell in cells]
         rows.append([(_beside([content]), row), *results])
+    content, *styles = gallery.given
     made = {
         "version": __version__,
+        "content": content,
+        "style": styles,
         "result": str(gallery.result),
         "settings": dataclasses.asdict(settings),
+        "losses": {},
+        "iterations": settings.num_iter,
     }
     images.save(gallery.result, sheet(rows), made)
 
@@ -430,7 +437,7 @@ def _beside(files: Sequence[Path]) -> np.ndarray | None:
 def sheet(rows: Sequence[Sequence[tuple]]) -> np.ndarray:
     """Rows of (picture, label) on white, as uint8 [H, W, 3].
 
-    A picture is a file, a uint8 array or None for an empty tile, shown whole, the label below it.
+    A picture is a file, a uint8 array or None for an empty tile, shown whole, its label below.
     Tiles are equally wide, and in each row as high as its highest picture, at most 4:3 upright.
     """
 
@@ -455,10 +462,8 @@ def sheet(rows: Sequence[Sequence[tuple]]) -> np.ndarray:
                 scale = min(1 / size[0], height / size[1]) * tile
                 image = images.load(picture, max(1, round(scale * max(size))))
                 image = Image.fromarray(images.to_uint8(image))
-                left = round(tile * middle - image.width / 2)
-                page.paste(
-                    image, (left, round(tile * bottom - tile * height / 2 - image.height / 2))
-                )
+                left, lower = tile * middle - image.width / 2, tile * bottom - image.height
+                page.paste(image, (round(left), round(lower)))
             label = _shorten(label, font, tile)
             draw.text((tile * middle, tile * bottom), label, "black", font, anchor="ma")
         top += height + strip + GAP

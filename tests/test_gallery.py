@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -41,7 +42,14 @@ def folders(tmp_path, monkeypatch):
         Path(name).parent.mkdir(exist_ok=True)
         images.save(f"{name}.png", picture(*shape, number))
     images.save("art/y.jpg", 255 - picture(48, 48, 9))
+    age(2, "photos", "art")
     return tmp_path
+
+
+def age(hours, *folders):
+    """As if the files in a folder were that old."""
+    for path in (path for folder in folders for path in Path(folder).iterdir()):
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
 
 
 def main(*argv, status=0, content="photos", style="art"):
@@ -126,24 +134,33 @@ def test_other_settings_repaint_all_with_one_warning(folders, calls, caplog):
 
 def test_changed_sources_are_painted_again(folders, calls, caplog):
     main()
-    later = time.time() + 10
+    age(1, "sheet")
     images.save("art/x.png", picture(48, 48, 5))
-    os.utime("art/x.png", (later, later))
     main()
     assert calls[len(ALL) :] == ["a_x", "b_x", "c_x"]
     shutil.move("art/y.jpg", "y.jpg")  # a column's name is not all: the source is another
     images.save("art/y.png", picture(48, 48, 6))
-    os.utime("art/y.png", (1, 1))
-    for path in Path("sheet").iterdir():
-        os.utime(path, (later + 1, later + 1))
+    age(2, "art")
     main()
     assert calls[len(ALL) + 3 :] == ["a_y", "b_y", "c_y"]
-    Path("start.png").write_bytes(Path("photos/a.png").read_bytes())
     del calls[:]
+    shutil.copy("photos/a.png", "start.png")
     main("--init", "start.png")
-    os.utime("start.png", (later + 20, later + 20))
+    main("--init", "start.png")
+    assert calls == ALL
+    age(1, "sheet")
     main("--init", "start.png")
     assert calls == 2 * ALL
+
+
+def test_show_gives_the_command_of_a_sheet(folders, calls, capsys):
+    main("--tv_weight", "7")
+    with pytest.raises(SystemExit):
+        nst.main(["--show", "sheet.png"])
+    shown = shlex.split(capsys.readouterr().out)[2:]
+    del calls[:]
+    assert nst.main(shown) == 0
+    assert calls == []  # all done: it is the same command
 
 
 def test_mixed_styles_are_one_column(folders, calls):
@@ -241,8 +258,8 @@ def test_one_failure_costs_one_cell(
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["-s", "art"], "-s"),
-        (["-s", "photos/a.png"], "-s"),
+        (["-s", "art"], "cannot read art: a folder cannot be mixed"),
+        (["-s", "photos/a.png"], "cannot read art: a folder cannot be mixed"),
         (["-c", "empty"], "cannot read empty: "),
         (["-c", "photos/gone.png"], "cannot read photos/gone.png: "),
         (["-r", "sheet.xyz"], "cannot write sheet.xyz: "),
@@ -382,6 +399,7 @@ def test_sheet_shows_pictures_whole_in_rows_and_columns():
     assert max(bottoms[1]) < min(tops[2])
     for (y, _), (left, _, right, _) in boxes.items():  # its label below the row
         assert (sheet[max(bottoms[y]) : max(bottoms[y]) + 30, left:right] == 0).any()
+    assert np.ptp(bottoms[0]) <= 1  # on one line
     assert max(bottoms[1]) - min(tops[1]) == pytest.approx(gallery.TILE * 4 / 3, abs=2)
 
 

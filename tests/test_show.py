@@ -277,7 +277,7 @@ def test_interrupted_run_shows_how_far_it_came(tmp_path, capsys):
     images.save(tmp_path / "x.png", picture(20, 20), metadata)
     out, err = show(capsys, tmp_path / "x.png")
     assert "--num_iter 50" in out
-    assert "3 of 50 iterations; losses: total 3.000e-01" in err
+    assert "3 of 50 iterations, total 3.000e-01" in err
 
 
 def test_names_of_any_bytes_are_shown(tmp_path):
