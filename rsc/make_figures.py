@@ -101,10 +101,10 @@ CONTROLS = {
     "style_scale": (("coffee", "circles"), *({"style_scale": x} for x in (0.5, 1.0, 2.0))),
     "layers": (
         ("temple", "strokes"),
-        {"style_layers": ("block1_conv1", "block2_conv1")},
-        {"style_layers": ("block1_conv1", "block3_conv1=4")},
-        {"style_layers": ("block4_conv1", "block5_conv1")},
-        {"content_layers": ("block5_conv2",)},
+        {"style_layers": ("conv1_1", "conv2_1")},
+        {"style_layers": ("conv1_1", "conv3_1=4")},
+        {"style_layers": ("conv4_1", "conv5_1")},
+        {"content_layers": ("conv5_2",)},
     ),
     "pooling": (("cat", "flowers"), {"pooling": "avg"}, {"pooling": "max"}),
     "colors": (
@@ -114,26 +114,28 @@ CONTROLS = {
     "mask": (("temple", "ink", "circles"),),
     "reconstruction": (
         ("rocket", "flowers"),
-        {"style_weight": 0.0, "init": "noise", "content_layers": ("block2_conv2",)},
-        {"style_weight": 0.0, "init": "noise", "content_layers": ("block4_conv2",)},
-        {"content_weight": 0.0, "init": "noise", "style_layers": ("block1_conv1",)},
-        {"content_weight": 0.0, "init": "noise"},
+        {"content_layers": ("conv2_2",), "style_weight": 0.0, "init": "noise"},
+        {"content_layers": ("conv4_2",), "style_weight": 0.0, "init": "noise"},
+        {"style_layers": ("conv1_1",), "content_weight": 0.0, "init": "noise"},
+        {"style_layers": ("conv1_1", "conv3_1"), "content_weight": 0.0, "init": "noise"},
     ),
     "optimizer": (
         ("cat", "strokes"),
         {"scales": 1},
-        {"optimizer": "lbfgs", "scales": 1},
+        {"optimizer": "adam"},
         {"optimizer": "lbfgs"},
-        {},
     ),
 }
 
 
-def words(value) -> str:
+def label(settings: dict) -> str:
+    """The first of the options, as it is written; of layers, shorter."""
+    ((name, value), *_) = settings.items()
+    if name.endswith("_layers"):
+        return f"{name.removesuffix('_layers')}: {' '.join(value)}"
     if isinstance(value, tuple):
-        numbers = isinstance(value[0], int)
-        return (",".join if numbers else " ".join)(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        value = ",".join(map(str, value))
+    return f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
 
 
 def control(name: str) -> None:
@@ -145,13 +147,7 @@ def control(name: str) -> None:
             row = [(left, "--mask left.png"), (right, "--mask right.png")]
             row.append((paint(*sources, mask=(left, right)), "left: ink, right: circles"))
         else:
-            row = [
-                (
-                    paint(*sources, **x),
-                    "  ".join(f"--{k} {words(v)}" for k, v in x.items()) or "default",
-                )
-                for x in variants
-            ]
+            row = [(paint(*sources, **settings), label(settings)) for settings in variants]
         save(name, row)
 
 
