@@ -330,7 +330,7 @@ def run(args: argparse.Namespace, interrupts: cli.Interrupts) -> int:
     settings = Settings(**{x.name: getattr(args, x.name) for x in dataclasses.fields(Settings)})
     if gallery.wanted(args.content, args.style):
         gallery.refuse(settings, "mask", "save_every", "timelapse", "plot")
-        plan = gallery.plan(args.content, args.style, args.result)
+        plan = gallery.plan(args.content, args.style, args.result, [args.init])
         return gallery.make(plan, lambda: load_network(settings)[0], stylize, interrupts, args.dask)
     if args.dask:
         raise UserError("--dask is for galleries: name a folder of pictures with -c or -s")

@@ -93,11 +93,12 @@ def pictures(path: str | os.PathLike) -> list[Path]:
     return found
 
 
-def plan(content: str, styles: Sequence[str], result: str) -> Gallery:
+def plan(content: str, styles: Sequence[str], result: str, keep: Sequence[str] = ()) -> Gallery:
     """The gallery of these files and folders, checked as far as can be without work.
 
     One folder of styles makes a column each; several style files are mixed, in one column. Raises
-    UserError for what cannot be read or written, or would replace a file not made by this program.
+    UserError for what cannot be read or written, or would replace a source, one of the files to
+    `keep`, or a file not made by this program.
     """
     contents = pictures(content)
     if len(styles) == 1:
@@ -113,7 +114,7 @@ def plan(content: str, styles: Sequence[str], result: str) -> Gallery:
     for file in given:
         if not Path(file).is_dir():
             images.image_size(file)
-    sources = {*contents, *(style for column in columns for style in column)}
+    sources = {*contents, *(style for column in columns for style in column), *keep}
     images.check_result_path(result, sources)
     folder = Path(result).with_suffix("")
     if folder.exists() and not folder.is_dir():

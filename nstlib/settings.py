@@ -118,7 +118,9 @@ class Settings:
 
         def named(layers):
             weights = networks.layer_weights(self.network, layers).items()
-            return tuple(name if weight == 1 else f"{name}={weight:.12g}" for name, weight in weights)
+            return tuple(
+                name if weight == 1 else f"{name}={weight:.12g}" for name, weight in weights
+            )
 
         refined = self.init not in ("content", "style", "noise")  # an earlier result: no detours
         scales = 1 if refined else max(1, int(math.log2(self.size / 128)) + 1)

@@ -267,6 +267,7 @@ def test_one_failure_costs_one_cell(
         (["-r", "photos/sheet.png"], "photos"),
         (["-r", "art/sheet.png"], "art"),
         (["-r", "photos.png"], "photos"),
+        (["-r", "start.png", "--init", "start.png"], "would replace start.png"),
         (["-r", "foreign.png"], "cannot write foreign/a_x.png: "),
         (["-r", "blocked.png"], "cannot write blocked/a_x.png: "),
         (["-c", "clash"], "a_x_y.png"),
@@ -277,7 +278,7 @@ def test_what_cannot_work_is_refused_before_work(folders, calls, capsys, argv, t
     for name in ("empty", "foreign", "blocked/a_x.png", "clash", "long"):
         Path(name).mkdir(parents=True)
     Path("taken").touch()
-    shutil.copy("photos/a.png", "foreign/a_x.png")
+    shutil.copy("photos/a.png", "start.png")
     Image.new("RGB", (8, 8)).save("foreign/a_x.png")
     for name in ("clash/a.png", "clash/a_x.png", f"long/{'n' * 249}.png"):
         shutil.copy("photos/a.png", name)
