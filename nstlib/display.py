@@ -81,7 +81,7 @@ def feature_maps(activation, count: int = 32, columns: int = 8, title: str = "")
 
     activation: [1, H, W, C], an array or a tensor.
     """
-    maps = np.moveaxis(np.asarray(activation)[0], -1, 0)
+    maps = np.moveaxis(np.asarray(activation, np.float32)[0], -1, 0)  # from half precision too
     maps = maps[np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:count]]
     height, width = maps.shape[1:]
     lines = math.ceil(len(maps) / columns)
@@ -125,12 +125,12 @@ def live_panel(
     The image refreshes in place, at most four times a second, and so that drawing takes no more
     than a twentieth of the time; the first and the last step are always drawn.
 
-    num_iter: where the curves' axis ends; width: of the panel in pixels; show: what is given each
-    panel as a JPEG file instead of its being displayed in the notebook.
+    num_iter: where the curves' axis ends; width: of the panel in pixels, from 300; show: what is
+    given each panel as a JPEG file instead of its being displayed in the notebook.
     """
     show = show or _displayed_in_place()
     figure = _figure(width / 100, 2.1, layout=None)  # finding one takes as long as drawing
-    figure.subplots_adjust(left=0.1, right=0.76, bottom=0.2, top=0.88)
+    figure.subplots_adjust(left=56 / width, right=1 - 135 / width, bottom=0.2, top=0.88)
     axes = figure.add_subplot()
     history: dict[str, list[float]] = {}
     size, due = None, 0.0
@@ -218,6 +218,15 @@ def download_link(image: np.ndarray, name: str = "result.png"):
     return HTML(f'<a download="{name}" href="{url}" style="{style}">Download {name}</a>')
 
 
+def rendered(figure: "Figure") -> Image.Image:
+    """A figure as a picture, 100 pixels to its inch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
 def _figure(width: float, height: float, layout: str | None = "constrained") -> "Figure":
     from matplotlib.figure import Figure
 
@@ -266,14 +275,6 @@ def _how_far(step, num_iter: int) -> str:
     return (
         f"{text}, {left // 60} min {left % 60} s left" if left >= 60 else f"{text}, {left} s left"
     )
-
-
-def rendered(figure: "Figure") -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> Image.Image:

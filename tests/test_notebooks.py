@@ -1,0 +1,288 @@
+import asyncio
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "notebooks"
+NAMES = ["neural_style_transfer.ipynb", "explore.ipynb"]
+TINY = {"SIZE": 48, "NUM_ITER": 3, "NETWORK": "small"}
+
+
+def load(name, **parameters):
+    """A notebook with the parameters set in a cell of their own, after the one tagged so."""
+    notebook = nbformat.read(FOLDER / name, as_version=4)
+    [index] = [
+        i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ())
+    ]
+    source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    notebook.cells.insert(index + 1, nbformat.v4.new_code_cell(source, id="injected"))
+    return notebook
+
+
+def client_of(notebook, folder=FOLDER, **options):
+    resources = {"metadata": {"path": str(folder)}}
+    return NotebookClient(notebook, timeout=300, resources=resources, **options)
+
+
+def code_cells(notebook):
+    return {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+
+
+def complaints(notebook):
+    """What the cells wrote on standard error, and their errors."""
+    outputs = [x for cell in code_cells(notebook).values() for x in cell.outputs]
+    return [x for x in outputs if x.get("name") == "stderr" or x.output_type == "error"]
+
+
+def text(cell):
+    return "".join(x.text for x in cell.outputs if x.output_type == "stream")
+
+
+def jpegs(cell):
+    return [x.data["image/jpeg"] for x in cell.outputs if "image/jpeg" in x.get("data", ())]
+
+
+@pytest.fixture
+def website(tmp_path):
+    """The address of a server on this machine that serves the example photographs."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=str(ROOT / "examples/content"))
+    )
+    threading.Thread(target=server.serve_forever).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_notebook_runs_from_top_to_bottom(website):
+    notebook = load(
+        "neural_style_transfer.ipynb",
+        **TINY,
+        CONTENT=f"{website}/cat.jpg",
+        STYLE=str(ROOT / "examples/style/wave.jpg"),
+        PLAY_SIZE=32,
+        PLAY_ITER=2,
+    )
+    client_of(notebook).execute()
+    assert complaints(notebook) == []
+    cells = code_cells(notebook)
+    assert text(cells["look"]) == "content (32, 48, 3)  style (38, 48, 3)\n"  # the cat's and wave's
+    assert text(cells["outcome"]).startswith("Done: 3 iterations, total loss ")
+    for cell, pictures in {
+        "examples": 2,
+        "look": 1,
+        "shallow": 1,
+        "deep": 1,
+        "gram": 1,
+        "gradient": 1,
+        "live": 1,  # one picture that is refreshed in place
+        "result": 1,
+        "compare": 1,
+        "grams-again": 1,
+        "time-lapse": 1,
+    }.items():
+        assert len(jpegs(cells[cell])) == pictures, cell
+    [download] = cells["download"].outputs
+    assert "data:image/png" in download.data["text/html"]
+    views = [x for x in cells["play"].outputs if "widget-view" in str(x.get("data"))]
+    assert len(views) == 1
+
+
+def test_exploring_runs_from_top_to_bottom():
+    notebook = load(
+        "explore.ipynb",
+        **TINY | {"NUM_ITER": 2},
+        CONTENT_WEIGHTS=(1e4, 1e5),
+        STYLE_WEIGHTS=(1e-2,),
+        TV_WEIGHTS=(1e2,),
+        BLOCKS=(1, 2),
+        NETWORKS=("small",),
+    )
+    client_of(notebook).execute()
+    assert complaints(notebook) == []
+    cells = code_cells(notebook)
+    silent = {name for name, cell in cells.items() if not jpegs(cell)}
+    assert silent == {"setup", "device", "parameters", "injected", "paint"}
+
+
+def test_interrupting_the_live_cell_keeps_a_picture():
+    """The interrupt that a notebook's stop button sends, once the picture has changed."""
+    notebook = load("neural_style_transfer.ipynb", **TINY | {"NUM_ITER": 1_000_000})
+    kept = ("setup", "device", "parameters", "injected", "examples", "choose", "look", "layers")
+    kept += ("live", "outcome", "result", "compare", "time-lapse", "download")
+    notebook.cells = [cell for cell in notebook.cells if cell.id in kept]
+    check = "assert isinstance(result.cut_short, KeyboardInterrupt)\n"
+    check += "assert result.image.shape == content.shape\n"
+    check += "assert result.losses['total'][-1] < result.losses['total'][0]"
+    notebook.cells.append(nbformat.v4.new_code_cell(check))
+    client = client_of(notebook)
+
+    async def interrupt_after_a_change(cell):
+        seen = set()
+        while len(seen) < 3:
+            seen.update(jpegs(cell))
+            await asyncio.sleep(0.05)
+        await client.km.interrupt_kernel()
+
+    async def execute():
+        async with client.async_setup_kernel():
+            for index, cell in enumerate(notebook.cells):
+                running = [client.async_execute_cell(cell, index)]
+                if cell.id == "live":
+                    running.append(interrupt_after_a_change(cell))
+                await asyncio.wait_for(asyncio.gather(*running), 120)
+
+    asyncio.run(execute())
+    assert complaints(notebook) == []
+    assert text(code_cells(notebook)["outcome"]).startswith("Stopped early: ")
+
+
+@pytest.fixture
+def colab(tmp_path, monkeypatch):
+    """Colab as far as the set-up can tell, in an empty folder.
+
+    There are its Python modules, and a pip that only notes what it was asked for; and git finds the
+    repository, with one more requirement that is not installed, on this machine.
+    """
+    modules, source, empty = (tmp_path / name for name in ("modules", "source", "content"))
+    for name, code in {
+        "google/colab/__init__.py": "",
+        "google/colab/files.py": f"""
+            import shutil
+            from pathlib import Path
+
+            def upload():
+                shutil.copy({str(ROOT / "examples/content/cat.jpg")!r}, "mine.jpg")
+                return {{"mine.jpg": Path("mine.jpg").read_bytes()}}
+
+            def download(name):
+                print("downloads", name, Path(name).stat().st_size > 100)
+            """,
+        "pip/__init__.py": "",
+        "pip/__main__.py": f"""
+            import json, sys
+            with open({str(tmp_path / "pip.log")!r}, "a") as log:
+                print(json.dumps(sys.argv[1:]), file=log)
+            """,
+    }.items():
+        path = modules / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(re.sub("^ {12}", "", code, flags=re.MULTILINE))
+    source.mkdir()
+    empty.mkdir()
+    shutil.copy(ROOT / "nst.py", source)
+    for name in ("nstlib", "examples"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    requirements = (ROOT / "requirements.txt").read_text()
+    (source / "requirements.txt").write_text(requirements + "nst-no-such-package>=1\n")
+    git = ("git", "-c", "user.name=nst", "-c", "user.email=nst@example.org")
+    for command in (["init"], ["add", "."], ["commit", "-m", "all"]):
+        subprocess.run([*git, *command], cwd=source, check=True, capture_output=True)
+    setup = code_cells(load(NAMES[0]))["setup"].source
+    address = re.search('REPOSITORY = "(.*)"', setup)[1]
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{source.as_uri()}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", address)
+    monkeypatch.setenv("PYTHONPATH", str(modules))
+    return tmp_path
+
+
+def test_colab_clones_and_installs_only_what_is_missing(colab):
+    notebook = load("neural_style_transfer.ipynb", **TINY, UPLOAD=True)
+    cells = code_cells(notebook)
+    look = nbformat.v4.new_code_cell(
+        "from types import SimpleNamespace\n"
+        "assert ROOT.name == FOLDER and ROOT.parent == Path.home() / 'content', ROOT\n"
+        "assert nst.__file__ == str(ROOT / 'nst.py')\n"
+        "result = SimpleNamespace(image=np.zeros((9, 9, 3), np.uint8))"
+    )
+    click = nbformat.v4.new_code_cell("button.click()")
+    again = nbformat.v4.new_code_cell(cells["setup"].source)
+    names = ("setup", "device", "parameters", "injected", "examples", "choose", "upload", "look")
+    notebook.cells = [cells[name] for name in names] + [look, cells["download"], click, again]
+    env = os.environ | {"HOME": str(colab)}
+    client_of(notebook, colab / "content").execute(env=env)
+    assert complaints(notebook) == []
+    assert "Choose a content picture:" in text(cells["upload"])
+    assert text(cells["look"]) == "content (32, 48, 3)  style (32, 48, 3)\n"  # the uploaded cat
+    assert text(click) == "downloads result.png True\n"
+    log = [json.loads(line) for line in (colab / "pip.log").read_text().splitlines()]
+    assert log == [["install", "-q", "nst-no-such-package>=1"]]
+
+
+def test_both_set_up_alike_and_their_badges_open_them():
+    setups = {code_cells(load(name))["setup"].source for name in NAMES}
+    assert len(setups) == 1
+    repository = re.search('REPOSITORY = "https://github.com/(.*)"', setups.pop())[1]
+    for name in NAMES:
+        first = load(name).cells[0].source
+        address = (
+            f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}"
+        )
+        assert f"]({address})" in first
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_saved_notebook_can_be_read_anywhere(name):
+    """Run from top to bottom without a complaint, small, and without traces of the machine."""
+    path = FOLDER / name
+    assert path.stat().st_size < 3_000_000
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    cells = list(code_cells(notebook).values())
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert complaints(notebook) == []
+    assert sum(len(jpegs(cell)) for cell in cells) >= 10
+    assert set(notebook.metadata) == {"accelerator", "colab", "kernelspec", "language_info"}
+    for cell in cells:
+        assert set(cell.metadata) <= {"tags", "still"}
+        for output in cell.outputs:
+            kinds = set(output.get("data", ()))
+            assert kinds <= {"image/jpeg"}, cell.id
+    prose = re.sub(r'"image/jpeg": "[^"]*"', "", path.read_text())
+    assert not re.search(r"(?<![\w.:/)])/[a-z]\w+/\w|[A-Z]:\\\\|0x[0-9a-f]{6}", prose)
+
+
+def test_saving_keeps_pictures_for_what_only_moves_in_a_running_notebook(tmp_path):
+    strip = runpy.run_path(str(FOLDER / "execute.py"))["strip"]
+    (tmp_path / "still.jpg").write_bytes(b"a picture")
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "VBox()"}
+    cells = []
+    for data, still in (
+        ({"text/html": "<b>", "image/jpeg": "eHg=", "text/plain": "<Rich at 0x1234567>"}, None),
+        (view, "still.jpg"),
+        (view, None),
+        ({"text/html": "<a>", "text/plain": "<HTML>"}, None),
+        ({"text/plain": "42"}, None),
+    ):
+        output = nbformat.v4.new_output("display_data", data, metadata={"of": "the machine"})
+        cell = nbformat.v4.new_code_cell(outputs=[output], metadata={"still": still})
+        cells.append(cell)
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"widgets": {"state": {}}})
+    strip(notebook, tmp_path)
+    assert "widgets" not in notebook.metadata
+    assert [[dict(x.data) for x in cell.outputs] for cell in cells] == [
+        [{"image/jpeg": "eHg="}],
+        [{"image/jpeg": "YSBwaWN0dXJl"}],
+        [],
+        [],
+        [{"text/plain": "42"}],
+    ]
+    assert "machine" not in nbformat.writes(notebook)
