@@ -98,12 +98,13 @@ def layer_weights(network: str, layers: Iterable[str]) -> dict[str, float]:
     """
     weights = {}
     for layer in layers:
-        name, _, weight = layer.partition("=")
+        name, equals, weight = layer.partition("=")
+        name = layer_name(network, name)
         try:
-            weights[layer_name(network, name)] = float(weight or 1)
+            weights[name] = float(weight if equals else 1)
         except ValueError:
-            weight = "nan"
-        if not 0 < float(weight or 1) < math.inf:
+            weights[name] = math.nan
+        if not 0 < weights[name] < math.inf:
             raise UserError(f"the weight in {layer!r} must be a number above 0")
     return weights
 
