@@ -213,7 +213,8 @@ def download_link(image: np.ndarray, name: str = "result.png"):
 
     file = io.BytesIO()
     Image.fromarray(images.to_uint8(image)).save(file, "PNG")
-    style = "padding:.4em 1em;border-radius:4px;background:#0072b2;color:white;text-decoration:none"
+    style = "display:inline-block;padding:.4em 1em;border-radius:4px;text-decoration:none;"
+    style += "background:#0072b2;color:white"
     url = _data_url(file.getvalue(), "png")
     return HTML(f'<a download="{name}" href="{url}" style="{style}">Download {name}</a>')
 

@@ -99,6 +99,8 @@ def save(element, name):
 
 
 def test_the_live_cell_and_the_sliders_change_their_pictures(lab, browser):
+    from selenium.webdriver import ActionChains
+
     ids = [cell.id for cell in load("neural_style_transfer.ipynb").cells]
     browser.get(f"{lab}/lab/tree/notebooks/neural_style_transfer.ipynb")
 
@@ -119,7 +121,9 @@ def test_the_live_cell_and_the_sliders_change_their_pictures(lab, browser):
         """
         seen = []
         all_sources = "return [...arguments[0].querySelectorAll('img')].map(x => x.src)"
-        while busy():
+        more = True
+        while more:
+            more = busy()  # asked first, so that the last picture is seen too
             sources = browser.execute_script(all_sources, cell(name))
             assert len(sources) <= 1
             if sources and sources[0] not in seen:
@@ -139,6 +143,14 @@ def test_the_live_cell_and_the_sliders_change_their_pictures(lab, browser):
     assert len(pictures_while(lambda: prompt("live") == "[*]:", "live")) >= 3
 
     wait_for(lambda: prompt("play") not in ("[*]:", "[ ]:"))
+    [slider] = inside("compare", "input[type=range]")
+    above = inside("compare", ".jp-OutputArea img")[1]
+    browser.execute_script("arguments[0].scrollIntoView()", cell("compare"))
+    ActionChains(browser).move_to_element_with_offset(slider, 140, 0).click().perform()
+    share = slider.get_attribute("value")
+    assert 70 < int(share) < 80
+    assert above.value_of_css_property("clip-path") == f"inset(0px 0px 0px {share}%)"
+
     [button] = inside("play", "button")
     [picture] = inside("play", "img")
     browser.execute_script("arguments[0].scrollIntoView()", cell("play"))
