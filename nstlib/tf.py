@@ -19,6 +19,7 @@ def _tensorflow():
         try:
             import tensorflow
 
+            tensorflow.get_logger().setLevel("ERROR")  # it warns of every function compiled often
             tensorflow.config.list_logical_devices()  # initializes the devices, which logs too
         finally:
             os.dup2(stderr, 2)
