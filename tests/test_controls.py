@@ -1,0 +1,718 @@
+"""What each option changes, measured against independent NumPy: styles blended and masked, colours,
+strokes, layers' weights, where to start, optimizers and when to stop, precision, steps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import activations, gram, picture, style_distance, total_variation
+from PIL import Image
+
+import nst
+from nstlib import UserError, colors, images, networks, tf
+
+ROOT = Path(nst.__file__).parent
+CONTENT, STYLE, OTHER_STYLE = picture(35, 49), picture(49, 40, 1), picture(44, 49, 2)
+PAPERS = {f"block{b}_conv1": 1.0 for b in range(1, 6)}
+# With the bundled network and the pictures of these tests each loss then has its say.
+WEIGHTS = {"content_weight": 1e2, "style_weight": 1e-5, "tv_weight": 3e2}
+
+
+def quick(**changes):
+    """Settings for a run of a second."""
+    options = {"num_iter": 3, "size": 49, "network": "small", "precision": "float32", "scales": 1}
+    return nst.Settings(**options | WEIGHTS | changes)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The bundled network: (kernel, bias) by layer name."""
+    return networks.read_weights(networks.find_weights("small"), "small")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The path of a picture, saved losslessly."""
+    folder = tmp_path_factory.mktemp("pictures")
+
+    def save(image, name):
+        images.save(folder / f"{name}.png", image)
+        return str(folder / f"{name}.png")
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def start(saved):
+    """The file of a picture that is neither content nor style."""
+    return saved(picture(35, 49, 3), "start")
+
+
+def framed(image):
+    return images.with_margin(np.float64(image))[0]
+
+
+def watched(content=CONTENT, styles=STYLE, last=None, **changes):
+    """A run and its steps as (losses, image [H, W, 3] with its margin), ended after `last`."""
+    steps = []
+
+    def on_step(step):
+        steps.append((step.losses, np.float64(step.tensor)[0]))
+        return step.iteration != last
+
+    return nst.stylize(content, styles, quick(**changes), on_step), steps
+
+
+def first(content=CONTENT, styles=STYLE, **changes):
+    """The losses and the image that a run starts with."""
+    return watched(content, styles, 0, **changes)[1][0]
+
+
+def shrink(mask, height, width):
+    """[H, W] to [height, width]: each new pixel is the mean over the area it covers."""
+
+    def shares(before, after):
+        low = np.arange(after)[:, None] * before / after
+        cells = np.arange(before)
+        covered = np.minimum(low + before / after, cells + 1) - np.maximum(low, cells)
+        return covered.clip(0) * after / before
+
+    return shares(mask.shape[0], height) @ mask @ shares(mask.shape[1], width).T
+
+
+def expected_losses(image, content, styles, settings, small, **how):
+    """The losses of an image by name; all images [H, W, 3], the styles of any size.
+
+    how: content_layers and style_layers {name: weight}, blend, masks [H, W] in 0..1.
+    """
+    content_layers = how.get("content_layers", {"block3_conv2": 1})
+    style_layers = how.get("style_layers", PAPERS)
+    masks, blend = how.get("masks"), np.array(how.get("blend", [1] * len(styles)), np.float64)
+    blend /= blend.sum()
+    seen, wanted, *samples = (activations(x, small, "avg") for x in (image, content, *styles))
+
+    def average(loss, layers):
+        return sum(w * loss(x) for x, w in layers.items()) / sum(layers.values())
+
+    def style_loss(layer):
+        grams = [gram(sample[layer]) for sample in samples]
+        features = seen[layer]
+        if masks is None:
+            mixed = sum(share * g for share, g in zip(blend, grams, strict=True))
+            return np.mean((gram(features) - mixed) ** 2)
+        loss = 0
+        for mask, share, g in zip(masks, blend * len(masks), grams, strict=True):
+            mask = shrink(mask, *features.shape[:2])
+            flat = (features * mask[..., None]).reshape(-1, features.shape[-1])
+            guided = flat.T @ flat / np.sum(mask**2)
+            loss += share * np.mean(mask**2) * np.mean((guided - g) ** 2)
+        return loss
+
+    parts = {
+        "content": settings.content_weight
+        * average(lambda x: np.mean((seen[x] - wanted[x]) ** 2), content_layers),
+        "style": settings.style_weight * average(style_loss, style_layers),
+        "tv": settings.tv_weight * total_variation(image),
+    }
+    return {"total": sum(parts.values()), **parts}
+
+
+def check_losses(found, image, content, styles, small, **how):
+    expected = expected_losses(image, content, styles, quick(), small, **how)
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        assert expected[name] > 0.02 * expected["total"]  # each has its say
+        assert value == pytest.approx(expected[name], rel=1e-4), name
+
+
+# Bad values: one sentence, before TensorFlow is imported
+
+TWO = ["-s", "other.png"]
+LEFT = ["--mask", "left.png"]
+COMPLAINTS = {
+    "blend of three": ([*TWO, "--style_blend", "1,2,3"], ["--style_blend", "3", "2"]),
+    "blend of one": ([*TWO, "--style_blend", "1"], ["--style_blend", "1", "2"]),
+    "blend of zeros": ([*TWO, "--style_blend", "0,0"], ["--style_blend", "(0.0, 0.0)"]),
+    "blend below zero": ([*TWO, "--style_blend=-1,2"], ["--style_blend", "-1"]),
+    "blend nan": ([*TWO, "--style_blend", "1,nan"], ["--style_blend", "nan"]),
+    "blend inf": ([*TWO, "--style_blend", "inf,1"], ["--style_blend", "inf"]),
+    "blend of words": ([*TWO, "--style_blend", "1,much"], ["--style_blend", "1,much"]),
+    "blend empty": ([*TWO, "--style_blend", ""], ["--style_blend"]),
+    "too few masks": ([*TWO, *LEFT], ["--mask", "1", "2"]),
+    "too many masks": ([*LEFT, *LEFT], ["--mask", "2", "1"]),
+    "black mask": ([*TWO, *LEFT, "--mask", "black.png"], ["black.png", "white"]),
+    "damaged mask": (["--mask", "text.png"], ["cannot read text.png"]),
+    "no mask": (["--mask", "gone.png"], ["cannot read gone.png"]),
+    "no init": (["--init", "gone.png"], ["cannot read gone.png"]),
+    "init noise above 1": (["--init_noise", "1.1"], ["--init_noise", "1.1"]),
+    "init noise below 0": (["--init_noise=-0.1"], ["--init_noise", "-0.1"]),
+    "init noise nan": (["--init_noise", "nan"], ["--init_noise", "nan"]),
+    "colors": (["--colors", "none"], ["--colors", "none"]),
+    "style scale 0": (["--style_scale", "0"], ["--style_scale", "0"]),
+    "style scale nan": (["--style_scale", "nan"], ["--style_scale", "nan"]),
+    "style too small": (["--style_scale", "0.1"], ["style.png", "thin"]),
+    "layer weight 0": (["--style_layers", "conv1_1=0"], ["conv1_1=0", "above 0"]),
+    "layer weight below 0": (["--style_layers", "conv1_1=-1"], ["conv1_1=-1", "above 0"]),
+    "layer weight nan": (["--style_layers", "conv1_1=nan"], ["conv1_1=nan", "above 0"]),
+    "layer weight inf": (["--content_layers", "conv1_1=inf"], ["conv1_1=inf", "above 0"]),
+    "layer weight a word": (["--style_layers", "conv1_1=x"], ["conv1_1=x", "above 0"]),
+    "layer weight empty": (["--style_layers", "conv1_1="], ["conv1_1="]),
+    "layer without a name": (["--style_layers", "=2"], ["no layer"]),
+    "optimizer": (["--optimizer", "sgd"], ["--optimizer", "sgd"]),
+    "precision": (["--precision", "int8"], ["--precision", "int8"]),
+    "lbfgs in bfloat16": (
+        ["--optimizer", "lbfgs", "--precision", "bfloat16"],
+        ["--optimizer lbfgs", "float32"],
+    ),
+    "lbfgs in float16": (
+        ["--optimizer", "lbfgs", "--precision", "float16"],
+        ["--optimizer lbfgs", "float32"],
+    ),
+    "tolerance below 0": (["--tolerance=-1"], ["--tolerance", "-1"]),
+    "tolerance nan": (["--tolerance", "nan"], ["--tolerance", "nan"]),
+    "plot over the result": (["--plot", "out.png"], ["cannot write out.png", "replace"]),
+    "plot over the content": (["--plot", "photo.png"], ["cannot write photo.png", "replace"]),
+    "plot over the style": (["--plot", "./style.png"], ["style.png", "replace"]),
+    "plot over a mask": ([*LEFT, "--plot", "left.png"], ["cannot write left.png", "replace"]),
+    "plot over init": (
+        ["--init", "other.png", "--plot", "other.png"],
+        ["cannot write other.png", "replace"],
+    ),
+    "plot over the animation": (
+        ["--timelapse", "all.webp", "--plot", "all.webp"],
+        ["cannot write all.webp", "replace"],
+    ),
+    "plot of an unknown kind": (["--plot", "curves.bmp"], ["curves.bmp", ".png"]),
+    "plot nowhere": (["--plot", "gone/curves.png"], ["gone/curves.png", "folder"]),
+}
+ASK = """
+import contextlib, io, json, sys, time
+sys.path.insert(0, sys.argv[1])
+import nst
+for arguments in json.load(sys.stdin):
+    said, began = io.StringIO(), time.process_time()
+    with contextlib.redirect_stderr(said):
+        status = nst.main(arguments)
+    seconds = time.process_time() - began
+    print(json.dumps([status, said.getvalue(), seconds, "tensorflow" in sys.modules]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What each command line is answered, by its name; all of one process."""
+    folder = tmp_path_factory.mktemp("files")
+    images.save(folder / "photo.png", CONTENT)
+    images.save(folder / "style.png", STYLE)
+    images.save(folder / "other.png", OTHER_STYLE)
+    images.save(folder / "left.png", half_planes()[0])
+    images.save(folder / "black.png", np.full([35, 49, 3], 100))
+    (folder / "text.png").write_text("no picture at all\n" * 99)
+    before = sorted(folder.iterdir())
+    good = ["-c", "photo.png", "-s", "style.png", "-r", "out.png", "--size", "49"]
+    asked = [[*good, "--network", "small", *extra] for extra, _ in COMPLAINTS.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, ROOT],
+        cwd=folder,
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sorted(folder.iterdir()) == before
+    assert done.stderr == ""
+    return dict(zip(COMPLAINTS, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("name", COMPLAINTS)
+def test_bad_value_is_told_at_once(answers, name):
+    status, said, seconds, tensorflow = answers[name]
+    assert status == 2, said
+    assert said.startswith("nst: ")
+    assert said.count("\n") == 1
+    for word in COMPLAINTS[name][1]:
+        assert word in said
+    assert seconds < 1
+    assert not tensorflow
+
+
+# Several styles
+
+
+def test_blend_of_one_style_alone():
+    styles = [STYLE, OTHER_STYLE]
+    alone = nst.stylize(CONTENT, STYLE, quick()).image
+    blended, other = (
+        nst.stylize(CONTENT, styles, quick(style_blend=blend)).image for blend in ((1, 0), (0, 1))
+    )
+    assert (blended == alone).all()
+    assert np.abs(other.astype(float) - alone).mean() > 1
+
+
+def test_blend_is_of_gram_matrices(small, start):
+    styles = [STYLE, OTHER_STYLE]
+    losses, image = first(styles=styles, style_blend=(3, 7), init=start)
+    check_losses(losses, image, framed(CONTENT), styles, small, blend=(0.3, 0.7))
+    even = expected_losses(image, framed(CONTENT), styles, quick(), small)
+    assert abs(even["style"] / losses["style"] - 1) > 0.01
+
+
+# Masks
+
+
+def half_planes(height=35, width=49):
+    """White on the left, and white on the right; with a hard edge."""
+    left = np.zeros([height, width, 3], np.uint8)
+    left[:, : width // 2] = 255
+    return left, 255 - left
+
+
+def soft_masks(height=35, width=49):
+    """One that fades from left to right, and one from top to bottom."""
+    across, down = np.linspace(0, 255, width), np.linspace(255, 0, height)
+    masks = np.tile(across, (height, 1)), np.tile(down[:, None], (1, width))
+    return [np.rint(mask).astype(np.uint8)[..., None].repeat(3, axis=2) for mask in masks]
+
+
+@pytest.mark.parametrize(("make", "blend"), [(half_planes, (1, 1)), (soft_masks, (3, 7))])
+def test_masks_guide_gram_matrices(small, saved, start, make, blend):
+    """Also where a layer's size is no whole fraction of the mask's."""
+    masks, styles = make(), [STYLE, OTHER_STYLE]
+    paths = [saved(mask, f"mask{number}") for number, mask in enumerate(masks)]
+    losses, image = first(styles=styles, mask=paths, style_blend=blend, init=start)
+    guides = [framed(mask)[..., 0] / 255 for mask in masks]
+    check_losses(losses, image, framed(CONTENT), styles, small, masks=guides, blend=blend)
+    plain = expected_losses(image, framed(CONTENT), styles, quick(), small, blend=blend)
+    assert abs(plain["style"] / losses["style"] - 1) > 0.01
+
+
+def test_one_white_mask_changes_nothing(saved, start):
+    white = saved(np.full([20, 30, 3], 255), "white")
+    losses, _ = first(mask=[white], init=start)
+    plain, _ = first(init=start)
+    assert losses == pytest.approx(plain, rel=1e-4)
+
+
+def test_each_style_is_where_its_mask_is_white(small, saved):
+    content, styles = picture(64, 64), [picture(64, 64, 1), 255 - picture(64, 64, 1) // 4]
+    masks = [saved(mask, f"side{number}") for number, mask in enumerate(half_planes(64, 64))]
+
+    def distances(masks):
+        """[half, style]"""
+        options = {"num_iter": 60, "size": 64, "content_weight": 1.0, "optimizer": "lbfgs"}
+        image = nst.stylize(content, styles, quick(mask=masks, **options)).image
+        halves = image[:, :32], image[:, 32:]
+        return np.array([[style_distance(half, x, small) for x in styles] for half in halves])
+
+    found, swapped = distances(masks), distances(masks[::-1])
+    print(found, swapped)
+    for half, (own, other) in enumerate([(0, 1), (1, 0)]):
+        assert found[half, own] < 0.5 * found[half, other]
+        assert swapped[half, other] < 0.5 * swapped[half, own]
+        assert found[half, own] < 0.7 * swapped[half, own]
+
+
+# Colours
+
+
+@pytest.mark.parametrize(
+    ("rgb", "lab"),
+    [
+        ((255, 255, 255), (100, 0, 0)),
+        ((0, 0, 0), (0, 0, 0)),
+        ((119, 119, 119), (50.03, 0, 0)),
+        ((5, 5, 5), (1.37, 0, 0)),  # where both curves are straight
+        ((255, 0, 0), (53.24, 80.09, 67.20)),
+        ((0, 255, 0), (87.73, -86.18, 83.18)),
+        ((0, 0, 255), (32.30, 79.19, -107.86)),
+        ((255, 255, 0), (97.14, -21.55, 94.48)),
+        ((0, 128, 128), (48.25, -28.84, -8.48)),
+    ],
+)
+def test_cielab(rgb, lab):
+    """Values as Bruce Lindbloom's and other converters give them for sRGB under D65."""
+    found = colors.to_lab(np.float32([[rgb]]))
+    assert found.shape == (1, 1, 3)
+    np.testing.assert_allclose(found[0, 0], lab, atol=0.1)
+    np.testing.assert_allclose(colors.from_lab(np.float32([[lab]]))[0, 0], rgb, atol=0.3)
+
+
+def test_cielab_and_back():
+    image = np.random.default_rng(0).uniform(0, 255, (40, 50, 3)).astype(np.float32)
+    back = colors.from_lab(colors.to_lab(image))
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, image, atol=0.01)
+
+
+def test_colours_beyond_srgb_are_clipped():
+    back = colors.from_lab(np.float32([[[50, 120, -120], [100, 90, 0], [0, -80, 0]]]))
+    assert 0 <= back.min() <= back.max() <= 255.001
+    assert back.std() > 50
+
+
+def muted(image):
+    """With a quarter of its contrast, around grey: no change of lightness leaves sRGB."""
+    return np.rint(128 + (np.float64(image) - 128) / 4).astype(np.uint8)
+
+
+def test_colours_of_the_content():
+    """a* and b* are the photograph's; lightness is another, and was optimized in grey."""
+    content, steps = muted(CONTENT), []
+
+    def on_step(step):
+        steps.append((step.image, np.float64(step.tensor)[0]))
+
+    options = {"num_iter": 20, "optimizer": "lbfgs", "style_weight": 1e-3, "tv_weight": 1.0}
+    result = nst.stylize(content, STYLE, quick(colors="content", **options), on_step)
+    photograph, painted = (colors.to_lab(np.float32(x)) for x in (content, result.image))
+    chroma = np.abs(painted - photograph)[..., 1:]
+    print(chroma.mean(), chroma.max(), np.abs(painted - photograph)[..., 0].mean())
+    assert chroma.mean() < 0.5
+    assert np.abs(painted - photograph)[..., 0].mean() > 3
+    grey = steps[0][1]
+    assert np.abs(grey - grey.mean(axis=-1, keepdims=True)).max() < 0.01
+    assert np.abs(np.float64(steps[0][0]) - content).max() <= 1
+    assert (steps[-1][0] == result.image).all()
+
+
+def test_style_in_lightness_alone(small):
+    """Its lightness has the mean and the spread of the content's, and no colour."""
+    content = np.float32(muted(CONTENT))
+    grey, (style,), _ = colors.prepare("content", content, [np.float32(STYLE)])
+    wanted, alike = colors.to_lab(content)[..., 0], colors.to_lab(style)
+    np.testing.assert_allclose(colors.to_lab(grey)[..., 0], wanted, atol=0.01)
+    assert np.abs(alike[..., 1:]).max() < 0.01
+    assert alike[..., 0].mean() == pytest.approx(wanted.mean(), abs=0.01)
+    assert alike[..., 0].std() == pytest.approx(wanted.std(), rel=0.01)
+    assert np.corrcoef(alike[..., 0].ravel(), colors.to_lab(STYLE)[..., 0].ravel())[0, 1] > 0.999
+    losses, image = first(muted(CONTENT), colors="content")
+    expected = expected_losses(image, framed(grey), [style], quick(), small)
+    assert losses["style"] == pytest.approx(expected["style"], rel=1e-4)
+
+
+def test_colours_matched(small):
+    content = muted(CONTENT)
+    matched = colors.match(np.float32(STYLE), np.float32(content))
+    assert matched.shape == STYLE.shape
+    one, other = (np.float64(x).reshape(-1, 3) for x in (matched, content))
+    np.testing.assert_allclose(one.mean(axis=0), other.mean(axis=0), atol=0.05)
+    covariances = np.cov(one.T), np.cov(other.T)
+    np.testing.assert_allclose(*covariances, atol=0.01 * np.abs(covariances[1]).max())
+    for channel in range(3):  # as little as that takes: what was red is still the reddest
+        before, after = STYLE[..., channel].ravel(), matched[..., channel].ravel()
+        assert np.corrcoef(before, after)[0, 1] > 0.9
+    losses, image = first(content, colors="match")
+    expected = expected_losses(image, framed(content), [matched], quick(), small)
+    assert losses["style"] == pytest.approx(expected["style"], rel=1e-4)
+
+
+# Strokes
+
+
+@pytest.mark.parametrize("factor", [0.5, 2])
+def test_style_scale(small, start, factor):
+    """As if the painting had been given in another size."""
+    losses, image = first(style_scale=factor, init=start)
+    height, width = (round(side * factor) for side in STYLE.shape[:2])
+    style = np.array(Image.fromarray(STYLE).resize((width, height), Image.Resampling.LANCZOS))
+    check_losses(losses, image, framed(CONTENT), [style], small)
+    plain = expected_losses(image, framed(CONTENT), [STYLE], quick(), small)
+    assert abs(plain["style"] / losses["style"] - 1) > 0.01
+
+
+def test_style_scale_changes_the_picture():
+    one, other = (
+        nst.stylize(CONTENT, STYLE, quick(style_scale=factor)).image for factor in (0.5, 2)
+    )
+    assert np.abs(one.astype(float) - other).mean() > 1
+
+
+# Layers and their weights
+
+
+def test_weights_of_layers(small, start):
+    names = {"content_layers": ["conv3_2=2", "block2_conv1"], "style_layers": ["conv1_1=5"]}
+    names["style_layers"] += ["block3_conv1=0.5", "conv5_1"]
+    losses, image = first(init=start, **names)
+    how = {
+        "content_layers": {"block3_conv2": 2, "block2_conv1": 1},
+        "style_layers": {"block1_conv1": 5, "block3_conv1": 0.5, "block5_conv1": 1},
+    }
+    check_losses(losses, image, framed(CONTENT), [STYLE], small, **how)
+    even = {kind: dict.fromkeys(layers, 1) for kind, layers in how.items()}
+    plain = expected_losses(image, framed(CONTENT), [STYLE], quick(), small, **even)
+    for name in ("content", "style"):
+        assert abs(plain[name] / losses[name] - 1) > 0.01
+
+
+def test_weight_of_a_single_layer_is_no_matter(start):
+    one, other = (
+        first(init=start, style_layers=[f"conv2_1{weight}"])[0] for weight in ("", "=7.5")
+    )
+    assert one == pytest.approx(other, rel=1e-6)
+
+
+def test_resolved_names_layers_alike():
+    settings = nst.Settings(
+        content_layers=["conv4_2=1", "block5_conv2=0.25"], style_layers=["conv1_1=1e3", " conv2_1"]
+    )
+    resolved = settings.resolved()
+    assert resolved.content_layers == ("block4_conv2", "block5_conv2=0.25")
+    assert resolved.style_layers == ("block1_conv1=1000", "block2_conv1")
+    assert resolved.resolved() == resolved
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "-inf", "x", "", "1=2", " "])
+@pytest.mark.parametrize("option", ["content_layers", "style_layers"])
+def test_bad_weight_of_a_layer(option, weight):
+    with pytest.raises(UserError) as error:
+        nst.Settings(**{option: ("conv2_1", f"conv1_1={weight}")})
+    assert repr(f"conv1_1={weight}") in str(error.value)
+
+
+# Where to start
+
+
+def test_going_on_from_a_result(small, saved):
+    """At the losses of that file within its mirror image, and at one scale unless told."""
+    options = {"num_iter": 30, "style_weight": 1e-4}
+    result = nst.stylize(CONTENT, STYLE, quick(**options))
+    path = saved(result.image, "result")
+    assert nst.Settings(init=path, size=1024).resolved().scales == 1
+    assert nst.Settings(init=path, size=1024, scales=2).resolved().scales == 2
+    losses, image = first(init=path, **options | {"scales": "auto"})
+    assert (images.without_margin(image[None]) == result.image).all()
+    expected = expected_losses(
+        framed(result.image), framed(CONTENT), [STYLE], result.settings, small
+    )
+    assert losses == pytest.approx(expected, rel=1e-4)
+    print(result.losses["total"][0], losses, result.best)
+    assert losses["total"] < 0.5 * result.losses["total"][0]
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_noise_at_the_start(share):
+    _, image = first(init_noise=share)
+    noise = images.without_margin(image[None]) - (1 - share) * np.float64(CONTENT)
+    assert noise.mean() == pytest.approx(127.5 * share, abs=4)
+    assert noise.std() == pytest.approx(255 / np.sqrt(12) * share, abs=3)
+    assert noise.min() > -0.01
+    assert noise.max() < 255 * share + 0.01
+    if share:
+        assert abs(np.corrcoef(noise.ravel(), CONTENT.ravel())[0, 1]) < 0.05
+        assert total_variation(noise) == pytest.approx(4 * noise.var(), rel=0.1)
+
+
+def test_the_seed_is_the_noise():
+    one, same, other = (
+        nst.stylize(CONTENT, STYLE, quick(init_noise=0.5, seed=seed)).image for seed in (5, 5, 6)
+    )
+    assert (one == same).all()
+    assert np.abs(one.astype(float) - other).mean() > 10
+
+
+def test_style_alone_is_a_texture(small):
+    """Without a content loss, from noise."""
+    options = {"num_iter": 100, "init": "noise", "content_weight": 0, "tv_weight": 0}
+    result, steps = watched(optimizer="lbfgs", **options)
+    before, after, content = (
+        style_distance(image, STYLE, small)
+        for image in (images.without_margin(steps[0][1][None]), result.image, CONTENT)
+    )
+    print(before, after, content)
+    assert after < 0.05 * before
+    assert after < 0.3 * content
+
+
+def test_content_alone_is_an_inversion():
+    """Without a style loss, from noise, the activations come to be the photograph's."""
+    options = {"num_iter": 100, "init": "noise", "style_weight": 0, "tv_weight": 0}
+    result, _ = watched(learning_rate=20.0, **options)
+    print(result.losses["content"][0], result.best)
+    assert result.best["content"] < 0.1 * result.losses["content"][0]
+    assert np.corrcoef(result.image.ravel(), CONTENT.ravel())[0, 1] > 0.5
+
+
+# The loss curves
+
+
+def test_plot(saved, tmp_path):
+    plot, result = tmp_path / "curves.webp", tmp_path / "out.png"
+    files = ["-c", saved(CONTENT, "content"), "-s", saved(STYLE, "style"), "-r", str(result)]
+    options = ["-n", "3", "--size", "49", "--network", "small", "--precision", "float32"]
+    assert nst.main([*files, *options, "--plot", str(plot)]) == 0
+    assert sorted(tmp_path.iterdir()) == sorted([plot, result])
+    with Image.open(plot) as curves:
+        assert (curves.format, curves.size) == ("WEBP", (720, 280))
+        assert np.ptp(np.asarray(curves)) > 200
+
+
+# L-BFGS
+
+
+@pytest.fixture(scope="module")
+def by_lbfgs():
+    """A run by L-BFGS and its steps."""
+    return watched(optimizer="lbfgs", num_iter=60, style_weight=1e-4)
+
+
+def test_lbfgs_reports_each_evaluation(by_lbfgs, small):
+    result, steps = by_lbfgs
+    assert 30 < len(steps) <= 61
+    assert [losses["total"] for losses, _ in steps] == result.losses["total"]
+    for losses, image in (steps[0], steps[1], steps[-1]):
+        expected = expected_losses(image, framed(CONTENT), [STYLE], result.settings, small)
+        assert losses == pytest.approx(expected, rel=1e-3)
+
+
+def test_lbfgs_stays_displayable(by_lbfgs):
+    levels = [(image.min(), image.max()) for _, image in by_lbfgs[1]]
+    assert min(levels)[0] >= 0
+    assert max(high for _, high in levels) <= 255
+    assert min(levels)[0] == 0  # the bound was reached
+
+
+def test_lbfgs_keeps_the_best(by_lbfgs):
+    result, steps = by_lbfgs
+    losses, image = min(steps, key=lambda step: step[0]["total"])
+    assert result.best == losses
+    assert (images.to_uint8(images.without_margin(image[None])) == result.image).all()
+    assert result.cut_short is None
+
+
+def test_lbfgs_is_ahead_of_adam(by_lbfgs):
+    adam = nst.stylize(CONTENT, STYLE, quick(num_iter=60, style_weight=1e-4))
+    print(by_lbfgs[0].best, adam.best)
+    assert by_lbfgs[0].best["total"] < adam.best["total"]
+
+
+@pytest.mark.parametrize("num_iter", [1, 7])
+def test_lbfgs_evaluates_no_more_than_asked(num_iter):
+    result, steps = watched(optimizer="lbfgs", num_iter=num_iter)
+    assert len(steps) == len(result.losses["total"]) == num_iter + 1
+
+
+def test_lbfgs_stops_when_told():
+    result, steps = watched(last=4, optimizer="lbfgs", num_iter=20)
+    assert len(steps) == 5
+    assert result.cut_short is None
+    assert result.best["total"] == min(result.losses["total"])
+
+
+def test_lbfgs_interrupted():
+    """Ctrl-C within SciPy: the best picture so far, and why."""
+    seen = []
+
+    def on_step(step):
+        seen.append((step.losses["total"], step.image))
+        if step.iteration == 4:
+            raise KeyboardInterrupt
+
+    result = nst.stylize(CONTENT, STYLE, quick(optimizer="lbfgs", num_iter=20), on_step)
+    assert isinstance(result.cut_short, KeyboardInterrupt)
+    assert len(result.losses["total"]) == 5
+    best = min(seen, key=lambda step: step[0])
+    assert result.best["total"] == best[0]
+    assert (result.image == best[1]).all()
+
+
+def test_lbfgs_through_scales():
+    result = nst.stylize(CONTENT, STYLE, quick(optimizer="lbfgs", num_iter=6, scales=2, size=96))
+    assert len(result.losses["total"]) == 7
+    assert result.image.shape == (69, 96, 3)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lbfgs_needs_float32(precision):
+    with pytest.raises(UserError, match="--optimizer lbfgs"):
+        nst.Settings(optimizer="lbfgs", precision=precision)
+    assert nst.Settings(optimizer="lbfgs").resolved().precision == "float32"
+
+
+# When to stop
+
+
+def stalling(tolerance, num_iter=120, falls=0):
+    """How many images are evaluated of an objective that falls by 1 % each of so many times."""
+    seen = []
+
+    def objective(image):
+        total = tf.constant(0.99 ** min(len(seen), falls))
+        return {"total": total, "content": total}, tf.ones_like(image)
+
+    best = tf.Variable(tf.fill([1, 4, 5, 3], 250.0))
+    settings = nst.Settings(tolerance=tolerance)
+    nst.minimize(objective, best, settings, num_iter, lambda *step: seen.append(step))
+    return len(seen)
+
+
+def test_tolerance():
+    """What 50 iterations gain; no tolerance is no end before the last iteration."""
+    assert stalling(0) == 121
+    assert stalling(1e-6) == 51
+    assert stalling(1e-6, num_iter=40) == 41
+    assert stalling(1e-6, falls=20) == 71
+    assert stalling(0.1, falls=60) == pytest.approx(60 + 51 - 10, abs=1)  # 0.99^10 is about 0.9
+    assert stalling(0.3, falls=1000) == 121  # 0.99^50 is 0.6
+
+
+def test_tolerance_ends_each_scale():
+    shapes, progress = [], []
+
+    def on_step(step):
+        shapes.append(step.image.shape[:2])
+        progress.append(step.progress)
+
+    options = {"num_iter": 200, "scales": 2, "size": 96, "learning_rate": 0.01}
+    result = nst.stylize(CONTENT, STYLE, quick(tolerance=0.5, **options), on_step)
+    assert shapes == [(34, 48)] * 51 + [(69, 96)] * 50
+    assert {len(history) for history in result.losses.values()} == {101}
+    assert (np.diff(progress) > 0).all()
+    assert result.image.shape == (69, 96, 3)
+
+
+# Precision
+
+
+def test_bfloat16_comes_to_the_same_loss(saved):
+    """As evaluated in float32."""
+    options = {"num_iter": 10, "style_weight": 1e-3}
+    totals = []
+    for precision in ("float32", "bfloat16"):
+        image = nst.stylize(CONTENT, STYLE, quick(precision=precision, **options)).image
+        totals.append(first(init=saved(image, precision), **options)[0]["total"])
+    begun = first(**options)[0]["total"]
+    print(begun, totals)
+    assert totals[0] < 0.7 * begun
+    assert totals[1] == pytest.approx(totals[0], rel=0.02)
+
+
+# Steps
+
+
+@pytest.mark.parametrize("at", [2, 5])
+@pytest.mark.parametrize("init", ["content", "noise"])
+def test_picture_of_a_step_is_the_result_if_it_ends_there(at, init):
+    """Of a run of two scales, at the first and at the second, where it is the best."""
+    seen = []
+
+    def on_step(step):
+        if step.iteration == at:
+            seen.extend([step, step.picture(96), step.picture(64), step.image])
+            return False
+        return None
+
+    options = {"num_iter": 6, "scales": 2, "size": 96, "learning_rate": 2.0, "init": init}
+    result = nst.stylize(CONTENT, STYLE, quick(**options), on_step)
+    step, whole, smaller, image = seen
+    assert result.best == step.losses
+    assert whole.dtype == np.uint8
+    assert (whole == result.image).all()
+    assert smaller.shape == (46, 64, 3)
+    exact = images.without_margin(step.tensor)
+    assert image.shape == exact.shape == ((34, 48, 3) if at == 2 else (69, 96, 3))
+    print(np.abs(image - exact).max())
+    assert np.abs(image - exact).max() < 1
