@@ -49,6 +49,95 @@ def test_gram_matrix_of_unknown_size():
         close(compiled(tf.constant(features[None])), gram(features))
 
 
+def guided(features, mask):
+    """(T∘F)ᵀ(T∘F) / sum(T²)"""
+    flat = (np.float64(features) * mask).reshape(-1, features.shape[-1])
+    return flat.T @ flat / np.sum(np.float64(mask) ** 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (33, 17, 64)])
+def test_guided_gram_matrix(shape):
+    features = random(*shape)
+    mask = np.random.default_rng(1).uniform(0, 1, (*shape[:2], 1)).astype(np.float32)
+    value = losses.gram_matrix(tf.constant(features[None]), tf.constant(mask[None]))
+    close(value, guided(features, mask))
+
+
+def test_guided_gram_matrix_of_a_region():
+    """A mask with a hard edge leaves the Gram matrix of what is within."""
+    features, mask = random(9, 7, 5), np.zeros([9, 7, 1], np.float32)
+    mask[2:6, 3:] = 1
+    value = losses.gram_matrix(tf.constant(features[None]), tf.constant(mask[None]))
+    close(value, gram(features[2:6, 3:]))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gram_matrix_of_half_precision(dtype):
+    """Summed in float32: positions enough for a sum in half precision to lose most of them."""
+    features = tf.cast(random(99, 101, 3)[None] / 30 + 1, dtype)
+    value = losses.gram_matrix(features)
+    assert value.dtype == tf.float32
+    close(value, gram(tf.cast(features, tf.float32).numpy()[0]))
+
+
+def gradients(function, formula, *arguments):
+    """Of a function and of a formula for the same, at each argument."""
+    found = []
+    for f in (function, formula):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            value = f(*arguments)
+            # Weights of its own for each element: upstream gradients are not symmetric.
+            weights = tf.constant(random(*value.shape))
+            total = tf.reduce_sum(weights * value)
+        found.append(tape.gradient(total, arguments))
+    return zip(*found, strict=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (33, 17, 8)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_of_gram_matrix(shape, masked):
+    def formula(features, mask=None):
+        mask = tf.ones_like(features[..., :1]) if mask is None else mask
+        flat = tf.reshape(features * mask, [-1, shape[-1]])
+        return tf.matmul(flat, flat, transpose_a=True) / tf.reduce_sum(mask**2)
+
+    arguments = [tf.constant(random(1, *shape))]
+    if masked:
+        mask = np.random.default_rng(1).uniform(0.1, 1, (1, *shape[:2], 1))
+        arguments.append(tf.constant(mask, tf.float32))
+    for value, expected in gradients(losses.gram_matrix, formula, *arguments):
+        assert value.shape == expected.shape
+        close(value, expected.numpy())
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3), (5, 7, 3), (33, 16, 3)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradient_of_total_variation(shape, compiled):
+    def formula(image):
+        down, across = image[:, 1:] - image[:, :-1], image[:, :, 1:] - image[:, :, :-1]
+        return tf.reduce_mean(down**2) + tf.reduce_mean(across**2)
+
+    function = losses.total_variation_loss
+    if compiled:
+        signature = [tf.TensorSpec([1, None, None, 3], tf.float32)]
+        function = tf.function(function, input_signature=signature)
+    image = tf.constant(random(1, *shape))
+    ((value, expected),) = gradients(function, formula, image)
+    close(value, expected.numpy())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_of_gram_matrix_of_unknown_size(masked):
+    signature = [tf.TensorSpec([1, None, None, c], tf.float32) for c in ([3, 1] if masked else [3])]
+    compiled = tf.function(losses.gram_matrix, input_signature=signature)
+    for shape in [(5, 7), (9, 2)]:
+        mask = np.random.default_rng(1).uniform(0.1, 1, (1, *shape, 1)).astype(np.float32)
+        arguments = [tf.constant(random(1, *shape, 3)), tf.constant(mask)][: len(signature)]
+        for value, expected in gradients(compiled, losses.gram_matrix, *arguments):
+            close(value, expected.numpy())
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (17, 33, 8)])
 def test_content_loss(shape):
     features, target = random(*shape), random(*shape, seed=1)

@@ -141,6 +141,128 @@ def test_small_prefers_average_pooling():
     assert not np.allclose(default, maximum)
 
 
+# Precision
+
+
+def distance(value, expected):
+    """Of two arrays of any type, relative to the second."""
+    value, expected = (np.float64(tf.cast(x, tf.float32)) for x in (value, expected))
+    return np.linalg.norm(value - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("precision", "output", "bits"), [("bfloat16", "bfloat16", 8), ("float16", "float32", 11)]
+)
+def test_half_precision_is_close(precision, output, bits):
+    """Rounded to so many bits are a layer's input, its weights and its output, by half a unit each
+    at most; what earlier layers' errors add averages out over the channels."""
+    layers, image = layer_names("small")[:13], batch(picture(33, 48))
+    expected = networks.feature_extractor("small", layers)(image)
+    found = networks.feature_extractor("small", layers, precision=precision)(image)
+    for name in layers:
+        assert found[name].dtype == output
+        assert 0 < distance(found[name], expected[name]) < 2 * 2.0**-bits
+
+
+def test_float16_does_not_overflow():
+    """Where activations exceed what float16 can hold."""
+    layers, image = layer_names("small")[:9], 100 * batch(picture(32, 32))
+    expected = networks.feature_extractor("small", layers)(image)
+    found = networks.feature_extractor("small", layers, precision="float16")(image)
+    assert max(float(tf.reduce_max(x)) for x in expected.values()) > 1e5
+    for name in layers:
+        assert distance(found[name], expected[name]) < 0.005
+
+
+@pytest.fixture(scope="module")
+def gradient():
+    """Of the objective, from a precision and changes of the settings."""
+
+    def at(precision, **changes):
+        options = {"network": "small", "content_weight": 100.0, "style_weight": 1e-5} | changes
+        settings, extractor = nst.load_network(nst.Settings(precision=precision, **options))
+        content, style, image = (batch(picture(32, 48, seed)) for seed in range(3))
+        targets = nst.take_targets(extractor, content, [style], settings)
+        return nst.make_objective(extractor, settings)(targets, image)[1].numpy().ravel()
+
+    return at
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("factor", [1, 1e6, 1e-6])
+def test_gradient_in_half_precision(gradient, precision, factor):
+    """However large or small the losses are."""
+    changes = {"content_weight": 100 * factor, "style_weight": 1e-5 * factor}
+    changes["tv_weight"] = 1e2 * factor
+    one, other = gradient(precision, **changes), gradient("float32", **changes)
+    assert np.isfinite(one).all()
+    one, other = np.float64(one), np.float64(other)
+    cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    assert cosine > 0.99
+    assert np.linalg.norm(one) == pytest.approx(np.linalg.norm(other), rel=0.02)
+
+
+def test_gradient_in_float16_with_much_style(gradient):
+    assert np.isfinite(gradient("float16", style_weight=1e6 * nst.Settings().style_weight)).all()
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((9, 0), "bfloat16"), ((8, 6), "bfloat16"), ((7, 5), "float16"), ((6, 1), "float32")],
+)
+def test_best_precision_of_a_gpu(monkeypatch, capability, precision):
+    details = {"compute_capability": capability}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
+    assert networks.best_precision() == precision
+    assert nst.Settings(network="small").resolved().precision == precision
+
+
+def test_best_precision_of_an_unknown_gpu(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {})
+    assert networks.best_precision() == "float32"
+
+
+def missing(path):
+    raise FileNotFoundError(path)
+
+
+@pytest.mark.parametrize(
+    ("read", "precision"),
+    [
+        (lambda path: "flags : fpu avx512f avx512_bf16 amx_tile\n", "bfloat16"),
+        (lambda path: "flags : fpu amx_bf16\n", "bfloat16"),
+        (lambda path: "flags : fpu avx2 avx512f avx512_vnni\n", "float32"),
+        (lambda path: "", "float32"),
+        (missing, "float32"),
+    ],
+)
+def test_best_precision_of_a_cpu(monkeypatch, read, precision):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(Path, "read_text", read)
+    assert networks.best_precision() == precision
+    assert nst.Settings(network="small", optimizer="lbfgs").resolved().precision == "float32"
+
+
+# Compiled
+
+
+def test_compiled_once_for_every_size():
+    traces = []
+
+    def function(image, targets):
+        traces.append(image.shape)
+        return tf.reduce_sum(image) * targets["gram"][0][1, 0] + targets["scale"]
+
+    compiled = networks.compiled(function)
+    for height, width in [(5, 7), (8, 3), (1, 1)]:
+        image = tf.ones([1, height, width, 3])
+        targets = {"gram": [tf.constant([[1.0, 2.0], [3.0, 4.0]])], "scale": tf.constant(1.0)}
+        assert compiled(image, targets) == 9 * height * width + 1
+    assert [list(shape) for shape in traces] == [[1, None, None, 3]]
+
+
 # Weights files
 
 
