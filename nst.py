@@ -255,7 +255,9 @@ def stylize(
     def finish(now, size=settings.size):
         """The result as uint8, if the image at the present scale were the last."""
         whole = images.rescale(image, size / settings.size)
-        return images.to_uint8(tint(images.carry_over(whole, now, before)))
+        if whole.shape != now.shape:
+            now = images.carry_over(whole, now, before)
+        return images.to_uint8(tint(now))
 
     def report(iteration, parts, tensor):
         if not iteration or parts["total"] < lowest["total"]:

@@ -261,7 +261,7 @@ def complaint(capsys, caplog, *argv):
 def test_bad_image(files, capsys, caplog, option, file):
     said = complaint(capsys, caplog, option, file)
     if (option, file) == ("-s", "folder.jpg"):
-        assert "a folder of styles cannot be mixed with others" in said
+        assert "a folder cannot be mixed with other styles" in said
     else:
         assert f"cannot read {file}: " in said
 
