@@ -245,11 +245,8 @@ def test_bad_value_is_told_at_once(answers, name):
 def test_blend_of_one_style_alone():
     styles = [STYLE, OTHER_STYLE]
     alone = nst.stylize(CONTENT, STYLE, quick()).image
-    blended, other = (
-        nst.stylize(CONTENT, styles, quick(style_blend=blend)).image for blend in ((1, 0), (0, 1))
-    )
-    assert (blended == alone).all()
-    assert np.abs(other.astype(float) - alone).mean() > 1
+    assert (nst.stylize(CONTENT, styles, quick(style_blend=(1, 0))).image == alone).all()
+    assert (nst.stylize(CONTENT, styles, quick(style_blend=(0, 1))).image != alone).any()
 
 
 def test_blend_is_of_gram_matrices(small, start):
@@ -360,20 +357,24 @@ def muted(image):
 def test_colours_of_the_content():
     """a* and b* are the photograph's; lightness is another, and was optimized in grey."""
     content, steps = muted(CONTENT), []
+    style = np.zeros([49, 49, 3], np.uint8)
+    style[np.indices([49, 49]).sum(axis=0) % 6 < 3] = [250, 40, 30]  # red and black, aslant
 
     def on_step(step):
         steps.append((step.image, np.float64(step.tensor)[0]))
 
-    options = {"num_iter": 40, "optimizer": "lbfgs", "style_weight": 1.0, "tv_weight": 1.0}
-    result = nst.stylize(content, STYLE, quick(colors="content", **options), on_step)
+    options = {"num_iter": 30, "style_weight": 1e-3, "tv_weight": 0}
+    result = nst.stylize(content, style, quick(colors="content", **options), on_step)
     photograph, painted = (colors.to_lab(np.float32(x)) for x in (content, result.image))
-    chroma = np.abs(painted - photograph)[..., 1:]
-    assert chroma.mean() < 0.5
-    assert np.abs(painted - photograph)[..., 0].mean() > 0.8
+    difference = np.abs(painted - photograph)
+    assert difference[..., 1:].max() < 1  # by rounding to 256 levels
+    assert difference[..., 0].mean() > 2
     grey = steps[0][1]
     assert np.abs(grey - grey.mean(axis=-1, keepdims=True)).max() < 0.01
     assert np.abs(np.float64(steps[0][0]) - content).max() <= 1
-    assert (steps[-1][0] == result.image).all()
+    for image, _ in steps:  # as the result would be
+        assert np.abs(colors.to_lab(image) - photograph)[..., 1:].max() < 1
+    assert any((image == result.image).all() for image, _ in steps)
 
 
 def test_style_in_lightness_alone(small):
@@ -512,14 +513,16 @@ def test_the_seed_is_the_noise():
 
 
 def test_style_alone_is_a_texture(small):
-    """Without a content loss, from noise."""
-    options = {"num_iter": 100, "init": "noise", "content_weight": 0, "tv_weight": 0}
+    """Without a content loss, from noise; with its margin, within which it was optimized."""
+    options = {"num_iter": 60, "init": "noise", "content_weight": 0, "tv_weight": 0}
     result, steps = watched(optimizer="lbfgs", **options)
-    before, after = (
-        style_distance(image, STYLE, small)
-        for image in (images.without_margin(steps[0][1][None]), result.image)
+    assert result.losses.keys() == {"total", "style", "tv"}
+    best = min(steps, key=lambda step: step[0]["total"])[1]
+    before, after, content = (
+        style_distance(image, STYLE, small) for image in (steps[0][1], best, framed(CONTENT))
     )
-    assert after < 0.5 * before
+    assert after < 0.1 * before
+    assert after < 0.2 * content
 
 
 def test_content_alone_is_an_inversion():
@@ -670,15 +673,16 @@ def test_tolerance_ends_each_scale():
 # Precision
 
 
-def test_bfloat16_comes_to_the_same_loss(saved):
-    """As evaluated in float32."""
-    options = {"num_iter": 10, "style_weight": 1e-3}
+def test_bfloat16_comes_to_the_same_loss(small):
+    """As evaluated in float64."""
     totals = []
     for precision in ("float32", "bfloat16"):
-        image = nst.stylize(CONTENT, STYLE, quick(precision=precision, **options)).image
-        totals.append(first(init=saved(image, precision), **options)[0]["total"])
-    begun = first(**options)[0]["total"]
-    assert totals[0] < 0.8 * begun
+        result, steps = watched(precision=precision, num_iter=10, style_weight=1e-3)
+        best = min(steps, key=lambda step: step[0]["total"])[1]
+        expected = expected_losses(best, framed(CONTENT), [STYLE], result.settings, small)
+        totals.append(expected["total"])
+        assert result.best["total"] == pytest.approx(totals[-1], rel=0.01)
+    assert totals[0] < 0.5 * result.losses["total"][0]
     assert totals[1] == pytest.approx(totals[0], rel=0.02)
 
 
