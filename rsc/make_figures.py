@@ -122,20 +122,23 @@ CONTROLS = {
     "optimizer": (
         ("cat", "strokes"),
         {"scales": 1},
-        {"optimizer": "adam"},
+        {"optimizer": "lbfgs", "scales": 1},
         {"optimizer": "lbfgs"},
+        {},
     ),
 }
 
 
 def label(settings: dict) -> str:
-    """The first of the options, as it is written; of layers, shorter."""
-    ((name, value), *_) = settings.items()
-    if name.endswith("_layers"):
-        return f"{name.removesuffix('_layers')}: {' '.join(value)}"
-    if isinstance(value, tuple):
-        value = ",".join(map(str, value))
-    return f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
+    """The options as they are written; of layers, the first and shorter."""
+    options = []
+    for name, value in settings.items():
+        if name.endswith("_layers"):
+            return f"{name.removesuffix('_layers')}: {' '.join(value)}"
+        if isinstance(value, tuple):
+            value = ",".join(map(str, value))
+        options.append(f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}")
+    return "  ".join(options) or "default"
 
 
 def control(name: str) -> None:
