@@ -169,14 +169,16 @@ def adam(evaluate: Callable, start: "tf.Variable", learning_rate: float, num_ite
     """Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), within 0..255.
 
     The learning rate falls along a half cosine, so that the last steps smooth out the noise that
-    the first ones leave. `evaluate`: image -> (loss, gradient); ends by what it raises.
+    the first ones leave. The paper's β₁ 0.9 and β₂ 0.999 average over noise that the gradients of
+    an image do not have, and forget too slowly how large they were: 0.8 and 0.8 take half as many
+    iterations. `evaluate`: image -> (loss, gradient); ends by what it raises.
     """
     image = tf.Variable(start)
     rate = tf.keras.optimizers.schedules.CosineDecay(learning_rate, num_iter)
-    optimizer = tf.keras.optimizers.Adam(rate, beta_2=0.99)  # for gradients that shrink fast
+    optimizer = tf.keras.optimizers.Adam(rate, beta_1=0.8, beta_2=0.8)
     optimizer.build([image])
 
-    @tf.function
+    @tf.function(autograph=False)
     def update(gradient):
         optimizer.apply_gradients([(gradient, image)])
         image.assign(tf.clip_by_value(image, 0.0, 255.0))

@@ -278,24 +278,27 @@ def time_to_loss(content, style, settings, plain, framed, target):
     return hit, end, by_classic / plain.lowest, found[-1][0]
 
 
+def options(settings: dict) -> str:
+    return " ".join(f"--{name} {value}" for name, value in settings.items())
+
+
 def loss(quick: bool) -> None:
     size, count, pairs = (256, 100, PAIRS[:1]) if quick else (512, 1000, PAIRS)
     small = nst.Settings(network="small", size=size, precision="float32").resolved()
     weights = networks.read_weights(networks.find_weights("small"), "small")
     runs = {
-        "Adam": {"scales": 1, "num_iter": count // 4},
+        "Adam": {"scales": 1, "num_iter": count // 5, "learning_rate": 10},
         "L-BFGS": {"scales": 1, "num_iter": count // 8, "optimizer": "lbfgs"},
-        "coarse to fine": {"num_iter": count // 4},
-        "coarse to fine, L-BFGS": {"num_iter": count // 8, "optimizer": "lbfgs"},
-        "coarse to fine, defaults": {"num_iter": count},
+        "coarse to fine": {"num_iter": count // 5, "learning_rate": 10},
+        "defaults": {"num_iter": count},
     }
     print("## Time to the loss with which the classic loop ends\n", flush=True)
     times, rows = {name: [] for name in runs}, []
     for content, style in pairs:
         plain, framed, target, classic = losses_of_classic(content, style, small, weights, count)
         row = [f"{content.stem} x {style.stem}", f"{classic:.0f}"]
-        for name, options in runs.items():
-            settings = nst.Settings(network="small", size=size, **options)
+        for name, chosen in runs.items():
+            settings = nst.Settings(network="small", size=size, **chosen)
             hit, end, by_classic, whole = time_to_loss(
                 content, style, settings, plain, framed, target
             )
@@ -306,7 +309,7 @@ def loss(quick: bool) -> None:
     head = ["median", "times sooner", "loss at the end", "as the classic measures it", "whole run"]
     medians = {name: np.median(values, axis=0) for name, values in times.items()}
     rows = [
-        [f"{name}, `-n {runs[name]['num_iter']}`", f"{x[0]:.0f}", *(f"{y:.2f}" for y in x[1:3])]
+        [f"{name}, `{options(runs[name])}`", f"{x[0]:.0f}", *(f"{y:.2f}" for y in x[1:3])]
         for name, x in medians.items()
     ]
     for row, x in zip(rows, medians.values(), strict=True):

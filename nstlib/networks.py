@@ -211,7 +211,7 @@ def compiled(function: Callable) -> Callable:
         nonlocal graph
         if graph is None:
             signature = tf.nest.map_structure(any_size, arguments)
-            graph = tf.function(function, input_signature=signature)
+            graph = tf.function(function, input_signature=signature, autograph=False)
         return graph(*arguments)
 
     return call
