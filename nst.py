@@ -178,7 +178,7 @@ def adam(evaluate: Callable, start: "tf.Variable", learning_rate: float, num_ite
     optimizer = tf.keras.optimizers.Adam(rate, beta_1=0.8, beta_2=0.8)
     optimizer.build([image])
 
-    @tf.function(autograph=False)
+    @networks.compiled
     def update(gradient):
         optimizer.apply_gradients([(gradient, image)])
         image.assign(tf.clip_by_value(image, 0.0, 255.0))

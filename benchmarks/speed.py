@@ -278,10 +278,6 @@ def time_to_loss(content, style, settings, plain, framed, target):
     return hit, end, by_classic / plain.lowest, found[-1][0]
 
 
-def options(settings: dict) -> str:
-    return " ".join(f"--{name} {value}" for name, value in settings.items())
-
-
 def loss(quick: bool) -> None:
     size, count, pairs = (256, 100, PAIRS[:1]) if quick else (512, 1000, PAIRS)
     small = nst.Settings(network="small", size=size, precision="float32").resolved()
@@ -307,13 +303,12 @@ def loss(quick: bool) -> None:
         rows.append(row)
     print_table([f"seconds, `small`, {size} pixels", "classic loop", *runs], rows)
     head = ["median", "times sooner", "loss at the end", "as the classic measures it", "whole run"]
-    medians = {name: np.median(values, axis=0) for name, values in times.items()}
-    rows = [
-        [f"{name}, `{options(runs[name])}`", f"{x[0]:.0f}", *(f"{y:.2f}" for y in x[1:3])]
-        for name, x in medians.items()
-    ]
-    for row, x in zip(rows, medians.values(), strict=True):
-        row.append(f"{x[3]:.1f} s")
+    rows = []
+    for name, chosen in runs.items():
+        sooner, end, by_classic, whole = np.median(times[name], axis=0)
+        options = " ".join(f"--{x} {value}" for x, value in chosen.items())
+        figures = f"{sooner:.0f}", f"{end:.2f}", f"{by_classic:.2f}", f"{whole:.1f} s"
+        rows.append([f"{name}, `{options}`", *figures])
     print_table(head, rows)
 
 
@@ -348,14 +343,11 @@ def memory(quick: bool) -> None:
     rows = []
     for network in ("small",) if quick else ("small", "vgg19"):
         for size in (256,) if quick else (512, 1024):
-            square = "1" if size else ""
             found = [
                 command(network, size, "-n", "3", "--scales", "1", "--precision", precision)[2]
                 for precision in ("float32", "auto")
             ]
-            rows.append(
-                [f"`{network}`, {size} pixels{square and ''}", *(f"{x:.2f}" for x in found)]
-            )
+            rows.append([f"`{network}`, {size} pixels", *(f"{x:.2f}" for x in found)])
     print_table(["GB", "float32", "auto"], rows)
 
 

@@ -199,7 +199,10 @@ def load_network(settings) -> tuple:
 
 
 def compiled(function: Callable) -> Callable:
-    """A function of tensors, compiled at its first call for images of any height and width."""
+    """A function of tensors, compiled at its first call for images of any height and width.
+
+    Without AutoGraph, which takes half a second to find that there is no loop over tensors in it.
+    """
     graph = None
 
     def any_size(tensor):

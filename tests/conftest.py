@@ -67,28 +67,61 @@ def gram(features):
     return np.einsum("pi,pj->ij", flat, flat, optimize=True) / len(flat)
 
 
+def guided_gram(features, mask):
+    """(T∘F)ᵀ(T∘F) / sum(T²); mask: [H, W, 1]"""
+    flat = (np.float64(features) * mask).reshape(-1, features.shape[-1])
+    return flat.T @ flat / np.sum(np.float64(mask) ** 2)
+
+
 def total_variation(image):
     image = np.float64(image)
     return np.mean(np.diff(image, axis=0) ** 2) + np.mean(np.diff(image, axis=1) ** 2)
 
 
-def weighted_losses(image, content, styles, settings, weights):
-    """The losses of an image by name, "total" among them; `settings` are resolved ones."""
+def shrink(mask, height, width):
+    """[H, W] to [height, width]: each new pixel is the mean over the area it covers."""
 
-    def layers(image):
-        return activations(image, weights, settings.pooling)
+    def shares(before, after):
+        low = np.arange(after)[:, None] * before / after
+        cells = np.arange(before)
+        covered = np.minimum(low + before / after, cells + 1) - np.maximum(low, cells)
+        return covered.clip(0) * after / before
 
-    seen, wanted, samples = layers(image), layers(content), [layers(x) for x in styles]
+    return shares(mask.shape[0], height) @ mask @ shares(mask.shape[1], width).T
+
+
+def weighted_losses(image, content, styles, settings, weights, **how):
+    """The losses of an image by name, "total" among them; `settings` are resolved ones.
+
+    All images [H, W, 3], the styles of any size. how: content_layers and style_layers {name:
+    weight}, of which the settings' names are used alone, blend, masks [H, W] in 0..1.
+    """
+    content_layers = how.get("content_layers", dict.fromkeys(settings.content_layers, 1))
+    style_layers = how.get("style_layers", dict.fromkeys(settings.style_layers, 1))
+    masks, blend = how.get("masks"), np.array(how.get("blend", [1] * len(styles)), np.float64)
+    blend /= blend.sum()
+    pictures = (image, content, *styles)
+    seen, wanted, *samples = (activations(x, weights, settings.pooling) for x in pictures)
+
+    def average(loss, layers):
+        return sum(w * loss(x) for x, w in layers.items()) / sum(layers.values())
+
+    def style_loss(layer):
+        grams = [gram(sample[layer]) for sample in samples]
+        features = seen[layer]
+        if masks is None:
+            mixed = sum(share * g for share, g in zip(blend, grams, strict=True))
+            return np.mean((gram(features) - mixed) ** 2)
+        loss = 0
+        for mask, share, g in zip(masks, blend * len(masks), grams, strict=True):
+            mask = shrink(mask, *features.shape[:2])[..., None]
+            loss += share * np.mean(mask**2) * np.mean((guided_gram(features, mask) - g) ** 2)
+        return loss
+
     parts = {
         "content": settings.content_weight
-        * np.mean([np.mean((seen[x] - wanted[x]) ** 2) for x in settings.content_layers]),
-        "style": settings.style_weight
-        * np.mean(
-            [
-                np.mean((gram(seen[x]) - np.mean([gram(s[x]) for s in samples], axis=0)) ** 2)
-                for x in settings.style_layers
-            ]
-        ),
+        * average(lambda x: np.mean((seen[x] - wanted[x]) ** 2), content_layers),
+        "style": settings.style_weight * average(style_loss, style_layers),
         "tv": settings.tv_weight * total_variation(image),
     }
     return {"total": sum(parts.values()), **parts}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import activations, gram, picture, style_distance, total_variation
+from conftest import picture, style_distance, total_variation, weighted_losses
 from PIL import Image
 
 import nst
@@ -16,7 +16,9 @@ from nstlib import UserError, colors, images, networks, tf
 
 ROOT = Path(nst.__file__).parent
 CONTENT, STYLE, OTHER_STYLE = picture(35, 49), picture(49, 40, 1), picture(44, 49, 2)
-PAPERS = {f"block{b}_conv1": 1.0 for b in range(1, 6)}
+# What the bundled network has where nothing else is said.
+OWN = {"content_layers": ["block3_conv2"], "pooling": "avg"}
+OWN["style_layers"] = [f"block{b}_conv1" for b in range(1, 6)]
 # With the bundled network and the pictures of these tests each loss then has its say.
 WEIGHTS = {"content_weight": 1e2, "style_weight": 1e-5, "tv_weight": 3e2}
 
@@ -25,6 +27,9 @@ def quick(**changes):
     """Settings for a run of a second."""
     options = {"num_iter": 3, "size": 49, "network": "small", "precision": "float32", "scales": 1}
     return nst.Settings(**options | WEIGHTS | changes)
+
+
+SETTINGS = quick(**OWN)
 
 
 @pytest.fixture(scope="module")
@@ -71,57 +76,8 @@ def first(content=CONTENT, styles=STYLE, **changes):
     return watched(content, styles, 0, **changes)[1][0]
 
 
-def shrink(mask, height, width):
-    """[H, W] to [height, width]: each new pixel is the mean over the area it covers."""
-
-    def shares(before, after):
-        low = np.arange(after)[:, None] * before / after
-        cells = np.arange(before)
-        covered = np.minimum(low + before / after, cells + 1) - np.maximum(low, cells)
-        return covered.clip(0) * after / before
-
-    return shares(mask.shape[0], height) @ mask @ shares(mask.shape[1], width).T
-
-
-def expected_losses(image, content, styles, settings, small, **how):
-    """The losses of an image by name; all images [H, W, 3], the styles of any size.
-
-    how: content_layers and style_layers {name: weight}, blend, masks [H, W] in 0..1.
-    """
-    content_layers = how.get("content_layers", {"block3_conv2": 1})
-    style_layers = how.get("style_layers", PAPERS)
-    masks, blend = how.get("masks"), np.array(how.get("blend", [1] * len(styles)), np.float64)
-    blend /= blend.sum()
-    seen, wanted, *samples = (activations(x, small, "avg") for x in (image, content, *styles))
-
-    def average(loss, layers):
-        return sum(w * loss(x) for x, w in layers.items()) / sum(layers.values())
-
-    def style_loss(layer):
-        grams = [gram(sample[layer]) for sample in samples]
-        features = seen[layer]
-        if masks is None:
-            mixed = sum(share * g for share, g in zip(blend, grams, strict=True))
-            return np.mean((gram(features) - mixed) ** 2)
-        loss = 0
-        for mask, share, g in zip(masks, blend * len(masks), grams, strict=True):
-            mask = shrink(mask, *features.shape[:2])
-            flat = (features * mask[..., None]).reshape(-1, features.shape[-1])
-            guided = flat.T @ flat / np.sum(mask**2)
-            loss += share * np.mean(mask**2) * np.mean((guided - g) ** 2)
-        return loss
-
-    parts = {
-        "content": settings.content_weight
-        * average(lambda x: np.mean((seen[x] - wanted[x]) ** 2), content_layers),
-        "style": settings.style_weight * average(style_loss, style_layers),
-        "tv": settings.tv_weight * total_variation(image),
-    }
-    return {"total": sum(parts.values()), **parts}
-
-
 def check_losses(found, image, content, styles, small, **how):
-    expected = expected_losses(image, content, styles, quick(), small, **how)
+    expected = weighted_losses(image, content, styles, SETTINGS, small, **how)
     assert found.keys() == expected.keys()
     for name, value in found.items():
         assert expected[name] > 0.02 * expected["total"]  # each has its say
@@ -253,7 +209,7 @@ def test_blend_is_of_gram_matrices(small, start):
     styles = [STYLE, OTHER_STYLE]
     losses, image = first(styles=styles, style_blend=(3, 7), init=start)
     check_losses(losses, image, framed(CONTENT), styles, small, blend=(0.3, 0.7))
-    even = expected_losses(image, framed(CONTENT), styles, quick(), small)
+    even = weighted_losses(image, framed(CONTENT), styles, SETTINGS, small)
     assert abs(even["style"] / losses["style"] - 1) > 0.01
 
 
@@ -282,7 +238,7 @@ def test_masks_guide_gram_matrices(small, saved, start, make, blend):
     losses, image = first(styles=styles, mask=paths, style_blend=blend, init=start)
     guides = [framed(mask)[..., 0] / 255 for mask in masks]
     check_losses(losses, image, framed(CONTENT), styles, small, masks=guides, blend=blend)
-    plain = expected_losses(image, framed(CONTENT), styles, quick(), small, blend=blend)
+    plain = weighted_losses(image, framed(CONTENT), styles, SETTINGS, small, blend=blend)
     assert abs(plain["style"] / losses["style"] - 1) > 0.01
 
 
@@ -388,7 +344,7 @@ def test_style_in_lightness_alone(small):
     assert alike[..., 0].std() == pytest.approx(wanted.std(), rel=0.01)
     assert np.corrcoef(alike[..., 0].ravel(), colors.to_lab(STYLE)[..., 0].ravel())[0, 1] > 0.999
     losses, image = first(muted(CONTENT), colors="content")
-    expected = expected_losses(image, framed(grey), [style], quick(), small)
+    expected = weighted_losses(image, framed(grey), [style], SETTINGS, small)
     assert losses["style"] == pytest.approx(expected["style"], rel=1e-4)
 
 
@@ -404,7 +360,7 @@ def test_colours_matched(small):
         before, after = STYLE[..., channel].ravel(), matched[..., channel].ravel()
         assert np.corrcoef(before, after)[0, 1] > 0.9
     losses, image = first(content, colors="match")
-    expected = expected_losses(image, framed(content), [matched], quick(), small)
+    expected = weighted_losses(image, framed(content), [matched], SETTINGS, small)
     assert losses["style"] == pytest.approx(expected["style"], rel=1e-4)
 
 
@@ -418,7 +374,7 @@ def test_style_scale(small, start, factor):
     height, width = (round(side * factor) for side in STYLE.shape[:2])
     style = np.array(Image.fromarray(STYLE).resize((width, height), Image.Resampling.LANCZOS))
     check_losses(losses, image, framed(CONTENT), [style], small)
-    plain = expected_losses(image, framed(CONTENT), [STYLE], quick(), small)
+    plain = weighted_losses(image, framed(CONTENT), [STYLE], SETTINGS, small)
     assert abs(plain["style"] / losses["style"] - 1) > 0.01
 
 
@@ -442,7 +398,7 @@ def test_weights_of_layers(small, start):
     }
     check_losses(losses, image, framed(CONTENT), [STYLE], small, **how)
     even = {kind: dict.fromkeys(layers, 1) for kind, layers in how.items()}
-    plain = expected_losses(image, framed(CONTENT), [STYLE], quick(), small, **even)
+    plain = weighted_losses(image, framed(CONTENT), [STYLE], SETTINGS, small, **even)
     for name in ("content", "style"):
         assert abs(plain[name] / losses[name] - 1) > 0.01
 
@@ -484,9 +440,8 @@ def test_going_on_from_a_result(small, saved):
     assert nst.Settings(init=path, size=1024, scales=2).resolved().scales == 2
     losses, image = first(init=path, **options | {"scales": "auto"})
     assert (images.without_margin(image[None]) == result.image).all()
-    expected = expected_losses(
-        framed(result.image), framed(CONTENT), [STYLE], result.settings, small
-    )
+    settings = quick(**OWN, **options)
+    expected = weighted_losses(framed(result.image), framed(CONTENT), [STYLE], settings, small)
     assert losses == pytest.approx(expected, rel=1e-4)
     assert losses["total"] < result.losses["total"][0]
 
@@ -560,8 +515,9 @@ def test_lbfgs_reports_each_evaluation(by_lbfgs, small):
     result, steps = by_lbfgs
     assert 30 < len(steps) <= 61
     assert [losses["total"] for losses, _ in steps] == result.losses["total"]
+    settings = quick(**OWN, style_weight=1e-4)
     for losses, image in (steps[0], steps[1], steps[-1]):
-        expected = expected_losses(image, framed(CONTENT), [STYLE], result.settings, small)
+        expected = weighted_losses(image, framed(CONTENT), [STYLE], settings, small)
         assert losses == pytest.approx(expected, rel=1e-3)
 
 
@@ -675,11 +631,11 @@ def test_tolerance_ends_each_scale():
 
 def test_bfloat16_comes_to_the_same_loss(small):
     """As evaluated in float64."""
-    totals = []
+    totals, settings = [], quick(**OWN, style_weight=1e-3)
     for precision in ("float32", "bfloat16"):
         result, steps = watched(precision=precision, num_iter=10, style_weight=1e-3)
         best = min(steps, key=lambda step: step[0]["total"])[1]
-        expected = expected_losses(best, framed(CONTENT), [STYLE], result.settings, small)
+        expected = weighted_losses(best, framed(CONTENT), [STYLE], settings, small)
         totals.append(expected["total"])
         assert result.best["total"] == pytest.approx(totals[-1], rel=0.01)
     assert totals[0] < 0.5 * result.losses["total"][0]

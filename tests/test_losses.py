@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import gram, total_variation
+from conftest import gram, guided_gram, total_variation
 
 from nstlib import losses, tf
 
@@ -49,18 +49,12 @@ def test_gram_matrix_of_unknown_size():
         close(compiled(tf.constant(features[None])), gram(features))
 
 
-def guided(features, mask):
-    """(T∘F)ᵀ(T∘F) / sum(T²)"""
-    flat = (np.float64(features) * mask).reshape(-1, features.shape[-1])
-    return flat.T @ flat / np.sum(np.float64(mask) ** 2)
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (33, 17, 64)])
 def test_guided_gram_matrix(shape):
     features = random(*shape)
     mask = np.random.default_rng(1).uniform(0, 1, (*shape[:2], 1)).astype(np.float32)
     value = losses.gram_matrix(tf.constant(features[None]), tf.constant(mask[None]))
-    close(value, guided(features, mask))
+    close(value, guided_gram(features, mask))
 
 
 def test_guided_gram_matrix_of_a_region():
