@@ -25,7 +25,7 @@ def connect(address: str) -> "Client":
     Raises UserError without dask.distributed, a scheduler, or at least one worker.
     """
     try:
-        import dask
+        import dask.config
         import distributed
     except ImportError as error:
         raise UserError("--dask needs dask.distributed: pip install distributed") from error
@@ -97,8 +97,6 @@ def paint_cells(client: "Client", cells, settings, paint: Callable, interrupts, 
 
 def _outcome(future, result):
     """The Result of a task, or the exception that it raised."""
-    if future.status == "finished" and not isinstance(result, BaseException):
-        return result
     if future.status == "error":
         _, error, _ = result
         if isinstance(error, ModuleNotFoundError):
@@ -106,6 +104,8 @@ def _outcome(future, result):
                 f"a Dask worker lacks a module ({error}): install this program there, too"
             )
         return error
+    if future.status == "finished" and not isinstance(result, BaseException):
+        return result
     return UserError("the Dask scheduler was lost; run the same command again")
 
 

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -223,7 +223,9 @@ def rendered(figure: "Figure") -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _figure(width: float, height: float, layout: str | None = "constrained") -> "Figure":
+def _figure(
+    width: float, height: float, layout: Literal["constrained", "compressed"] | None = "constrained"
+) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure((width, height), dpi=100, layout=layout)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -10,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from nstlib import UserError, images
 
 Picture = str | os.PathLike | np.ndarray
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 TILE = 320  # width of a tile in pixels, less where the sheet would exceed
 SHEET = 6000, 16000  # this width and height; WebP ends at 16383
@@ -42,10 +42,11 @@ def sheet(
     draw = ImageDraw.Draw(page)
     font = ImageFont.load_default(max(1, 0.7 * LABEL * tile))
     top = GAP
-    for row, height, strip, name in zip_longest(rows, heights, strips, names, fillvalue=""):
+    names = [*names, *[""] * (len(rows) - len(names))]
+    for row, height, strip, name in zip(rows, heights, strips, names, strict=True):
         if name:
-            name = _upwards(name, font, tile * (height + strip))
-            page.paste(name, (0, round(tile * top)))
+            size = round(tile * (height + strip)), round(tile * LABEL)
+            page.paste(_upwards(name, font, size), (0, round(tile * top)))
         for column, (picture, label) in enumerate(row):
             middle, bottom = margin + GAP + column * (1 + GAP) + 1 / 2, top + height
             if picture is not None:
@@ -73,15 +74,15 @@ def side_by_side(files: Sequence[str | os.PathLike]) -> np.ndarray | None:
     return images.to_uint8(np.hstack(scaled))
 
 
-def _upwards(label: str, font, length: float) -> Image.Image:
-    """A label that is read from below, in the middle of so many pixels."""
-    strip = Image.new("RGB", (round(length), round(1.4 * font.size)), "white")
-    text = _shorten(label, font, length)
-    ImageDraw.Draw(strip).text((length / 2, 0), text, "black", font, anchor="ma")
+def _upwards(label: str, font: Font, size: tuple[int, int]) -> Image.Image:
+    """A label in the middle of a strip of that size, turned so that it is read from below."""
+    strip = Image.new("RGB", size, "white")
+    text = _shorten(label, font, size[0])
+    ImageDraw.Draw(strip).text((size[0] / 2, 0), text, "black", font, anchor="ma")
     return strip.transpose(Image.Transpose.ROTATE_90)
 
 
-def _shorten(label: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def _shorten(label: str, font: Font, width: float) -> str:
     """The label in one line of at most so many pixels."""
     label = "".join(x if x.isprintable() else "?" for x in label)
     if font.getlength(label) <= width:
