@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import ROOT, free_port, picture, wait_for
 from PIL import Image
 from tqdm import tqdm
 
@@ -23,7 +22,6 @@ import nst
 from nstlib import UserError, cli, gallery, images
 from nstlib.sheet import TILE, sheet
 
-ROOT = Path(nst.__file__).parent
 QUICK = ["--network", "small", "--size", "48", "-n", "4"]
 SETTINGS = nst.Settings(network="small", size=48, num_iter=4)
 
@@ -263,7 +261,6 @@ def test_one_failure_costs_one_cell(
         (["-s", "photos/a.png"], "cannot read art: a folder cannot be mixed"),
         (["-c", "empty"], "cannot read empty: "),
         (["-c", "photos/gone.png"], "cannot read photos/gone.png: "),
-        (["-r", "sheet.xyz"], "cannot write sheet.xyz: "),
         (["-r", "taken.png"], "taken"),
         (["-r", "photos/sheet.png"], "photos"),
         (["-r", "art/sheet.png"], "art"),
@@ -430,10 +427,7 @@ def test_labels_stay_below_their_tile(label):
 
 
 def free_address():
-    """An address on this machine at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    return f"tcp://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture
@@ -462,13 +456,6 @@ def cluster(tmp_path):
         process.wait()
 
 
-def until(condition, seconds=300):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def test_dask_loses_nothing_with_a_worker(folders, cluster):
     """Two workers; one is killed half way, painting. Pictures as without Dask."""
     import distributed
@@ -482,7 +469,7 @@ def test_dask_loses_nothing_with_a_worker(folders, cluster):
             stderr=subprocess.PIPE,
             text=True,
         )
-        until(lambda: len(list(folders.glob("sheet/*.png"))) >= 2)
+        wait_for(lambda: len(list(folders.glob("sheet/*.png"))) >= 2)
         at_work = client.processing()
         victim = max(at_work, key=lambda worker: len(at_work[worker]))
         assert at_work[victim]

@@ -7,14 +7,13 @@ import subprocess
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import pytest
+from conftest import ROOT
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
 NAMES = ["neural_style_transfer.ipynb", "explore.ipynb"]
 TINY = {"SIZE": 48, "NUM_ITER": 3, "NETWORK": "small"}

@@ -1,25 +1,20 @@
 """README's commands, pasted in their order into a shell in a fresh clone; its Python and links."""
 
-import json
 import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import ROOT, answers, free_port, picture, wait_for
 
 from nstlib import images
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 COMMANDS = re.findall(r"^```sh\n(.*?)\n```", README, re.MULTILINE | re.DOTALL)
 LONG = "dask", "jupyter", "execute.py"  # each has a test of its own
@@ -31,7 +26,8 @@ SOME_TESTS = (
 @pytest.fixture
 def clone(tmp_path):
     """The program with few examples, in a folder. What would set it up takes what is set up here:
-    `python3 -m venv .venv` gives the programs beside this Python, pip only notes what it is to do.
+    `python3 -m venv .venv` gives the programs beside this Python; pip only notes what it is to do,
+    and the program is found from the start.
     """
     folder, tools, programs = (tmp_path / name for name in ("clone", "tools", "programs"))
     hidden = shutil.ignore_patterns("__pycache__", ".*", "rsc", "examples", "training")
@@ -57,7 +53,7 @@ def clone(tmp_path):
 
 def paste(clone, command, addition="", start=subprocess.run, **options):
     tools = f"{clone.parent / 'tools'}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": tools, "PYTHONPATH": ""}
+    environment = os.environ | {"PATH": tools, "PYTHONPATH": str(clone)}
     command = ["sh", "-c", f"{command} {addition}"]
     return start(command, cwd=clone, env=environment, text=True, **options)
 
@@ -126,12 +122,6 @@ def test_extras_are_what_the_requirements_say():
 # What keeps running, or runs for minutes
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 @pytest.fixture
 def started(clone):
     """Starts commands that keep running, and ends them."""
@@ -146,16 +136,14 @@ def started(clone):
 @pytest.mark.slow
 def test_dask_as_pasted(clone, started):
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
-    port = free_port()
+    port = str(free_port())
     paste(clone, "python3 -m venv .venv", check=True)
     install, scheduler, worker, gallery = (x for x in COMMANDS if "dask" in x)
     paste(clone, install, check=True)
     started("exec " + scheduler, f"--port {port} --no-dashboard")
     started("exec " + worker.replace("8786", port), "--no-dashboard")
-    end = time.monotonic() + 120
     gallery = gallery.replace("8786", port)
-    while paste(clone, gallery, "--size 32 -n 1").returncode:
-        assert time.monotonic() < end
+    wait_for(lambda: not paste(clone, gallery, "--size 32 -n 1").returncode)
     assert len(list((clone / "matrix").iterdir())) == 2
 
 
@@ -163,26 +151,14 @@ def test_dask_as_pasted(clone, started):
 def test_jupyter_as_pasted(clone, started):
     """It serves the program and the examples, to which the notebooks link, beside them."""
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
-    port = free_port()
+    port = str(free_port())
     paste(clone, "python3 -m venv .venv", check=True)
     (command,) = (x for x in COMMANDS if "jupyter" in x)
     before, lab = command.rsplit("&& ", 1)
     options = f"--no-browser --allow-root --port={port} --IdentityProvider.token="
     started(f"{before} && exec {lab}", options)
-    end = time.monotonic() + 120
     for path in ("notebooks/explore.ipynb", "nst.py", "examples/content/cat.jpg"):
-        while not answers(f"http://127.0.0.1:{port}/api/contents/{path}?content=0"):
-            assert time.monotonic() < end
-            time.sleep(0.5)
-
-
-def answers(address):
-    try:
-        return json.load(urllib.request.urlopen(address, timeout=5))
-    except urllib.error.HTTPError:
-        raise
-    except OSError:  # not yet
-        return None
+        wait_for(partial(answers, f"http://127.0.0.1:{port}/api/contents/{path}?content=0"))
 
 
 @pytest.mark.slow

@@ -9,14 +9,13 @@ out.vgg19.jpg, to look at.
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import nst
 from nstlib import images
 
-ROOT = Path(nst.__file__).parent
 START, END = 4.8e8, 1.2e6  # weighted style loss, published for other pictures and the classic loop
 TOLERANCE = 10  # times as much or as little may come of another pair
 
