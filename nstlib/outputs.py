@@ -1,15 +1,19 @@
-"""What a run can leave besides its result: pictures on the way, and an animation of it."""
+"""The files of a run: its result, the loss curves, pictures on the way, an animation of it."""
 
+import dataclasses
 import logging
 import re
 import subprocess
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from nstlib import UserError, images
+from nstlib.display import loss_curves, rendered
+from nstlib.settings import check_fields, option
 
 log = logging.getLogger("nst")
 
@@ -24,59 +28,92 @@ FRAMES = 25  # at most, of each scale; 50 in all for 1000 iterations in 3 scales
 FRAME, FIRST, LAST = 100, 500, 2000  # how long frames are seen, in milliseconds
 
 
-class Timelapse:
-    """Pictures every `settings.save_every` iterations and the animation `settings.timelapse`.
+@dataclass
+class Outputs:
+    """What is written of a run, each an option; none of it changes the picture.
 
-        timelapse = Timelapse(settings, "out.jpg")
-        result = nst.stylize(content, style, settings, on_step=timelapse.add)
-        timelapse.save(result.image)
+        outputs = Outputs("out.jpg", timelapse="run.gif")
+        outputs.check(["photo.jpg", "painting.jpg"])
+        result = nst.stylize("photo.jpg", "painting.jpg", settings, on_step=outputs.add)
+        outputs.save(result)
 
-    The pictures go into a folder beside the result, out_steps/000100.jpg and so on, each as the
-    result would be if the run ended there. Raises UserError for files that could not be written or
-    would replace the result or one of the sources; changes nothing before there is a picture.
+    Pictures on the way go into a folder beside the result, out_steps/000100.jpg and so on, each as
+    the result would be if the run ended there.
     """
 
-    def __init__(self, settings, result: str | Path, sources: Iterable[str | Path] = ()):
-        self.settings, self.result = settings, Path(result)
-        self.folder = self.result.with_name(f"{self.result.stem}_steps")
-        self.every = settings.save_every
-        self.frames: list[Image.Image] = []
+    result: str = option(
+        dataclasses.MISSING,
+        f"where the result goes ({' '.join(images.FORMATS)})",
+        *("-r",),
+        metavar="FILE",
+    )
+    save_every: int = option(0, "save the picture so far every so many iterations", at_least=0)
+    timelapse: str | None = option(None, "animation of the run (.gif, .webp or .mp4)")
+    plot: str | None = option(None, "the loss curves as a picture")
+
+    def __post_init__(self):
+        check_fields(self)
+        self.result = str(self.result)
+        self._frames: list[Image.Image] = []
         self._scale = self._position = None
-        if settings.timelapse:
-            images.check_result_path(settings.timelapse, [result, *sources], FORMATS)
-            if Path(settings.timelapse).suffix.lower() == ".mp4":
+        self._start = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where pictures on the way go."""
+        return Path(self.result).with_name(f"{Path(self.result).stem}_steps")
+
+    def check(self, sources: Iterable[str | Path] = ()) -> None:
+        """Say what will be replaced, and raise UserError for what could not be written.
+
+        sources: files that must not be replaced. Changes nothing.
+        """
+        taken = [*sources]
+        images.check_result_path(self.result, taken)
+        taken.append(self.result)
+        if self.timelapse:
+            images.check_result_path(self.timelapse, taken, FORMATS)
+            taken.append(self.timelapse)
+            if Path(self.timelapse).suffix.lower() == ".mp4":
                 _ffmpeg()
-        old = self._check_folder(sources) if self.every else []
-        if old:
-            log.warning("%d earlier pictures in %s will be replaced", len(old), self.folder)
-        if settings.timelapse and Path(settings.timelapse).exists():
-            log.warning("%s is there already and will be replaced", settings.timelapse)
+        if self.plot:
+            images.check_result_path(self.plot, taken)
+        earlier = self._check_folder(sources) if self.save_every else []
+        warn_of_replacing(self.result, self.timelapse, self.plot)
+        if earlier:
+            log.warning("%d earlier pictures in %s will be replaced", len(earlier), self.folder)
 
     def add(self, step) -> None:
         """Take an nst.Step; call it for every iteration."""
-        if self.every and step.iteration and step.iteration % self.every == 0:
+        if self.save_every and step.iteration and step.iteration % self.save_every == 0:
             self._save_picture(step)
-        if self.settings.timelapse and self._is_due(step):
-            self._append(step.picture(min(SIZE, self.settings.size)))
+        if self.timelapse and self._is_due(step):
+            self._append(step.picture(min(SIZE, step.settings.size)))
 
-    def save(self, image: np.ndarray) -> None:
+    def save(self, result) -> None:
+        """Write what an nst.Result has, the picture first."""
+        result.save(self.result)
+        if self.timelapse:
+            self._save_timelapse(result.image)
+        if self.plot:
+            images.save(self.plot, rendered(loss_curves(result.losses)))
+
+    def _save_timelapse(self, image: np.ndarray) -> None:
         """Write the animation, which ends with the result, uint8 [H, W, 3]."""
-        path = self.settings.timelapse
-        if not path:
-            return
         height, width = image.shape[:2]
-        width, height = images.size_to_fit(width, height, min(SIZE, self.settings.size))
+        width, height = images.size_to_fit(width, height, min(SIZE, max(height, width)))
         self._append(images.to_uint8(images.resize(image, height, width)))
-        durations = [FRAME] * len(self.frames)
+        durations = [FRAME] * len(self._frames)
         durations[0], durations[-1] = FIRST, LAST
-        options = FORMATS[Path(path).suffix.lower()]
+        path = Path(self.timelapse)
+        options = FORMATS[path.suffix.lower()]
         try:
-            with images.replacing(Path(path).resolve()) as file:
+            with images.replacing(path.resolve()) as file:
                 if options:
-                    more = {"append_images": self.frames[1:], "duration": durations, "loop": 0}
-                    self.frames[0].save(file, save_all=True, **more, **options)
+                    more = {"append_images": self._frames[1:], "duration": durations, "loop": 0}
+                    self._frames[0].save(file, save_all=True, **more, **options)
                 else:
-                    _encode(file.name, self.frames, durations)
+                    _encode(file.name, self._frames, durations)
         except Exception as error:  # Pillow raises ValueError and others besides OSError
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot write {path}: {reason}; {self.result} is whole") from error
@@ -89,16 +126,16 @@ class Timelapse:
         """
         if step.tensor.shape != self._scale:
             self._scale, self._start, self._position = step.tensor.shape, step.iteration, None
-        share = (step.iteration - self._start) / self.settings.num_iter
-        before, self._position = self._position, int(FRAMES * share ** (1 / 3))
-        return self._position != before
+        share = (step.iteration - self._start) / step.settings.num_iter
+        last, self._position = self._position, int(FRAMES * share ** (1 / 3))
+        return self._position != last
 
     def _append(self, frame: np.ndarray) -> None:
         height, width = frame.shape[:2]  # of which H.264 wants even ones
         picture = Image.fromarray(frame[: height // 2 * 2, : width // 2 * 2])
-        if self.settings.timelapse.lower().endswith(".gif"):
+        if self.timelapse.lower().endswith(".gif"):
             picture = picture.quantize()  # Pillow would, but all at the end
-        self.frames.append(picture)
+        self._frames.append(picture)
 
     def _check_folder(self, sources: Iterable[str | Path]) -> list[Path]:
         """The pictures of an earlier run, which the first of this one is to replace."""
@@ -108,17 +145,17 @@ class Timelapse:
             raise UserError(
                 f"cannot save pictures in {self.folder}: it is a file; choose another --result"
             )
-        images.check_result_path(self.folder / f"{0:06}{self.result.suffix}")
-        old = self._old_pictures()
+        images.check_result_path(self.folder / f"{0:06}{Path(self.result).suffix}")
+        earlier = self._earlier_pictures()
         for source in sources:
-            if any(path.samefile(source) for path in old if Path(source).exists()):
+            if any(path.samefile(source) for path in earlier if Path(source).exists()):
                 raise UserError(
                     f"cannot save pictures in {self.folder}: {source} would be replaced; "
                     "choose another --result"
                 )
-        return old
+        return earlier
 
-    def _old_pictures(self) -> list[Path]:
+    def _earlier_pictures(self) -> list[Path]:
         return [
             path
             for path in self.folder.iterdir()
@@ -128,17 +165,24 @@ class Timelapse:
     def _save_picture(self, step) -> None:
         try:
             self.folder.mkdir(exist_ok=True)
-            if step.iteration == self.every:  # the first: none of an earlier run among them
-                for path in self._old_pictures():
+            if step.iteration == self.save_every:  # the first: none of an earlier run among them
+                for path in self._earlier_pictures():
                     path.unlink()
-            digits = max(6, len(str(self.settings.num_iter)))
-            name = f"{step.iteration:0{digits}}{self.result.suffix}"
+            digits = max(6, len(str(step.settings.num_iter)))
+            name = f"{step.iteration:0{digits}}{Path(self.result).suffix}"
             images.save(self.folder / name, step.picture())
         except (OSError, UserError) as error:
             if isinstance(error, OSError):
                 error = f"cannot save pictures in {self.folder}: {error.strerror}"
             log.warning("%s; the run goes on without saving more such pictures", error)
-            self.every = 0
+            self.save_every = 0
+
+
+def warn_of_replacing(*paths: str | Path | None) -> None:
+    """Log which of these files are there already."""
+    for path in paths:
+        if path and Path(path).exists():
+            log.warning("%s is there already and will be replaced", path)
 
 
 def _ffmpeg() -> str:
