@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from nstlib import images
+from nstlib import animation, images
 from nstlib.sheet import sheet
 
 if TYPE_CHECKING:
@@ -179,25 +179,22 @@ def before_after(before: np.ndarray, after: np.ndarray, width: int = 560) -> Ric
     return Rich(still, html)
 
 
-def animation(frames: Sequence[np.ndarray], width: int = 320, seconds: float = 6.0) -> bytes:
+def animated(frames: Sequence[np.ndarray], width: int = 320, seconds: float = 6.0) -> bytes:
     """An animated WebP file: the frames, resized to the last one's aspect, over and over.
 
     The last frame stays for two seconds.
     """
     size = images.size_to_fit(frames[-1].shape[1], frames[-1].shape[0], width)
-    first, *others = (_resized(frame, size) for frame in frames)
-    times = [max(20, round(1000 * seconds / len(frames)))] * len(frames)
-    times[-1] = 2000
+    durations = [max(20, round(1000 * seconds / len(frames)))] * len(frames)
+    durations[-1] = 2000
     file = io.BytesIO()
-    first.save(
-        file, "WEBP", save_all=True, append_images=others, duration=times, loop=0, quality=70
-    )
+    animation.write(file, [_resized(frame, size) for frame in frames], durations, ".webp")
     return file.getvalue()
 
 
 def time_lapse(frames: Sequence[np.ndarray], width: int = 320) -> Rich:
     """How a picture came about, as an animation; as a strip of six frames where none can play."""
-    html = f'<img src="{_data_url(animation(frames, width), "webp")}" width="{width}">'
+    html = f'<img src="{_data_url(animated(frames, width), "webp")}" width="{width}">'
     picks = (np.linspace(0, 1, 6) ** 2 * (len(frames) - 1)).astype(int)  # most happens at first
     return Rich(pictures([frames[i] for i in picks]).picture, html)
 

@@ -213,7 +213,7 @@ def test_before_and_after_lie_on_each_other():
 
 def test_an_animation_has_every_frame_and_rests_on_the_last():
     frames = [np.full((12 * k, 16 * k, 3), 60 * k, np.uint8) for k in (1, 2, 3)]
-    with Image.open(io.BytesIO(display.animation(frames, width=32, seconds=3))) as film:
+    with Image.open(io.BytesIO(display.animated(frames, width=32, seconds=3))) as film:
         assert film.size == (32, 24)
         assert film.n_frames == 3
         shown = []
