@@ -118,7 +118,7 @@ def make_objective(extractor, settings: Settings) -> Callable:
 
     targets: as `take_targets` gives them; image: [1, H, W, 3] of any size.
     """
-    distance = losses.STYLE_LOSSES[settings.style_loss]
+    distance = losses.STYLE_LOSSES[str(settings.style_loss)]
 
     def mean(values, layers):
         weights = networks.layer_weights(settings.network, layers)
@@ -227,7 +227,8 @@ def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> n
     if settings.init == "content":
         return content
     if settings.init == "noise":
-        return np.float32(np.random.default_rng(settings.seed).uniform(0, 255, content.shape))
+        noise = np.random.default_rng(settings.seed).uniform(0, 255, content.shape)
+        return noise.astype(np.float32)
     image = style if settings.init == "style" else images.load(settings.init)
     return images.resize(image, *content.shape[:2])
 
@@ -278,7 +279,7 @@ def stylize(
         new = iteration or not history  # the start of a scale is the end of the one before
         if new:
             history.append(parts)
-        if not iteration or parts["total"] <= best.losses["total"]:
+        if best is None or not iteration or parts["total"] <= best.losses["total"]:
             best = Best(scale, parts, tensor)
         if new and on_step:
             progress = (work_before + iteration * scale.size**2) / work
@@ -288,6 +289,7 @@ def stylize(
         return not stopped
 
     def result(cut_short=None):
+        assert best is not None
         curves = {name: [parts[name] for parts in history] for name in best.losses}
         image = picture(best.scale, best.tensor)
         return Result(image, curves, settings, cut_short, best.losses, names)

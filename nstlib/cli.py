@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
+import io
 import logging
 import re
 import shlex
@@ -90,10 +91,10 @@ def importable(function: Callable) -> Callable:
 
     There the script is no `__main__`, which is what pickle would name.
     """
-    script = sys.modules["__main__"]
-    if function.__module__ != "__main__" or not getattr(script, "__file__", None):
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if function.__module__ != "__main__" or not file:
         return function
-    return getattr(importlib.import_module(Path(script.__file__).stem), function.__name__)
+    return getattr(importlib.import_module(Path(file).stem), function.__name__)
 
 
 @contextlib.contextmanager
@@ -121,7 +122,7 @@ class Show(argparse.Action):
 
     def __call__(self, parser, namespace, path, option_string=None):
         argv, how_it_went = provenance.read(path)
-        with contextlib.suppress(AttributeError):  # names of files may be any bytes
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be any bytes
             sys.stdout.reconfigure(errors="surrogateescape")
         print(shlex.join(["python3", "nst.py", *argv]))
         print(how_it_went, file=sys.stderr)

@@ -87,7 +87,8 @@ def image_size(path: str | os.PathLike | np.ndarray) -> tuple[int, int]:
     with _reading(path) as im:
         # Pillow gives a TIFF's size as it will be once upright.
         sideways = im.format != "TIFF" and _orientation(im) in range(5, 9)
-        return im.size[::-1] if sideways else im.size
+        width, height = im.size
+        return (height, width) if sideways else (width, height)
 
 
 def check_size(source, image: np.ndarray, size: int) -> None:
@@ -281,7 +282,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "permission denied; change its permissions or copy it elsewhere"
     if isinstance(error, Image.DecompressionBombError):
-        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         return f"it has more than {limit:.0f} megapixels; make it smaller first"
     if isinstance(error, MemoryError):
         return "there is not enough memory for it; make it smaller first"
@@ -318,7 +319,7 @@ def _decode(im: Image.Image, size: int | None) -> Image.Image:
     if profile:  # one that is broken, or for other channels than the image has, is ignored
         with contextlib.suppress(ImageCms.PyCMSError):
             profiles = io.BytesIO(profile), io.BytesIO(_SRGB)
-            return ImageCms.profileToProfile(im, *profiles, outputMode="RGB")
+            im = ImageCms.profileToProfile(im, *profiles, outputMode="RGB") or im
     return im.convert("RGB")
 
 

@@ -112,7 +112,7 @@ def wanted_sums(
     over its count. With masks each has a distance of its own, weighted by the blend and by its
     area, so that a style is as strong in a small place as in a large one.
     """
-    shares = np.float32(blend)
+    shares = np.array(blend, np.float32)
     shares /= shares.sum()
     if masks:
         weights = [

@@ -165,13 +165,13 @@ def layer_name(network: str, name: str) -> str:
     return keras_name
 
 
-def layer_weights(network: str, layers: Iterable[str]) -> dict[str, float]:
+def layer_weights(network: str, layers: Iterable[str] | None) -> dict[str, float]:
     """Keras's layer names and their weights, from "name" (of weight 1) or "name=weight".
 
     Raises UserError for a layer that the network has not and for a weight not above 0.
     """
     weights = {}
-    for layer in layers:
+    for layer in layers or ():
         name, equals, weight = layer.partition("=")
         name = layer_name(network, name)
         try:
@@ -259,7 +259,7 @@ def used_layers(settings: "Settings") -> list[str]:
     """The layers that resolved settings give a weight to, by Keras's names."""
     content = settings.content_layers if settings.content_weight else ()
     style = settings.style_layers if settings.style_weight else ()
-    return list(layer_weights(settings.network, (*content, *style)))
+    return list(layer_weights(settings.network, (*(content or ()), *(style or ()))))
 
 
 def load_network(settings: "Settings") -> LoadedNetwork:

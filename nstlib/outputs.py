@@ -91,18 +91,17 @@ class Outputs:
         """Write what an nst.Result has, the picture first."""
         result.save(self.result)
         if self.timelapse:
-            self._save_timelapse(result.image)
+            self._save_timelapse(Path(self.timelapse), result.image)
         if self.plot:
-            images.save(self.plot, rendered(loss_curves(result.losses)))
+            images.save(self.plot, np.asarray(rendered(loss_curves(result.losses))))
 
-    def _save_timelapse(self, image: np.ndarray) -> None:
+    def _save_timelapse(self, path: Path, image: np.ndarray) -> None:
         """Write the animation, which ends with the result, uint8 [H, W, 3]."""
         height, width = image.shape[:2]
         width, height = images.size_to_fit(width, height, min(SIZE, max(height, width)))
         self._append(images.to_uint8(images.resize(image, height, width)))
         durations = [FRAME] * len(self._frames)
         durations[0], durations[-1] = FIRST, LAST
-        path = Path(self.timelapse)
         try:
             with images.replacing(path.resolve()) as file:
                 animation.write(file, self._frames, durations, path.suffix.lower())
@@ -125,7 +124,7 @@ class Outputs:
     def _append(self, frame: np.ndarray) -> None:
         height, width = frame.shape[:2]  # of which H.264 wants even ones
         picture = Image.fromarray(frame[: height // 2 * 2, : width // 2 * 2])
-        if self.timelapse.lower().endswith(".gif"):
+        if str(self.timelapse).lower().endswith(".gif"):
             picture = picture.quantize()  # Pillow would, but all at the end
         self._frames.append(picture)
 

@@ -117,7 +117,7 @@ class Settings:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         check_fields(self)
-        if self.scales != "auto" and self.scales < 1:
+        if self.scales != "auto" and int(self.scales) < 1:
             raise UserError(f"--scales must be auto or at least 1, not {self.scales}")
         if not self.style_weight and not self.content_weight:
             raise UserError("--style_weight must be above 0 where --content_weight is 0")
@@ -129,7 +129,7 @@ class Settings:
                 f"--optimizer {self.optimizer} needs --precision float32, for its line search"
             )
         for layers in (self.content_layers, self.style_layers):
-            networks.layer_weights(self.network, layers or ())
+            networks.layer_weights(self.network, layers)
 
     def resolved(self) -> "Settings":
         """These settings with None and "auto" replaced by what suits network, size and machine."""
