@@ -59,6 +59,18 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(float(number) for number in text.split(","))
 
 
+def explained(settings: type) -> type:
+    """A dataclass with each of its fields and what it does in the docstring, for `help`."""
+    lines = []
+    for field in dataclasses.fields(settings):
+        choices = " or ".join(field.metadata.get("one_of", ()))
+        help = field.metadata["help"] + (choices and f": {choices}")
+        lines.append(f"    {field.name}: {help} [{field.default}]")
+    settings.__doc__ = "\n".join([(settings.__doc__ or "").rstrip(), "", *lines])
+    return settings
+
+
+@explained
 @dataclass(frozen=True)
 class Settings:
     """Every option of a picture; raises UserError for values that cannot work.
