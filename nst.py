@@ -217,8 +217,7 @@ def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> n
     if settings.init == "content":
         return content
     if settings.init == "noise":
-        noise = np.random.default_rng(settings.seed).uniform(0, 255, content.shape)
-        return noise.astype(np.float32)
+        return np.random.default_rng(settings.seed).uniform(0, 255, content.shape).astype("float32")
     image = style if settings.init == "style" else images.load(settings.init)
     return images.resize(image, *content.shape[:2])
 
