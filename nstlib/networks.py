@@ -6,15 +6,15 @@ import logging
 import math
 import os
 import re
-import socket
-import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nstlib import UserError, tf
+from nstlib import UserError, fetch, paths, tf
+from nstlib.paths import why
 
 log = logging.getLogger("nst")
 
@@ -223,61 +223,85 @@ def compiled(function: Callable) -> Callable:
 def find_weights(network: str) -> str:
     """The path of the network's own weights: bundled, or downloaded once into Keras's cache.
 
-    Keras checks the file's hash at each run, so what a cut-off download leaves is never trusted.
+    The file's hash is checked at each run, so what is there is never trusted unseen.
     """
-    source = NETWORKS[network].weights
+    source, md5 = NETWORKS[network].weights, NETWORKS[network].md5
     if not source.startswith("https:"):
         return str(Path(__file__).with_name(source))
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)  # Keras sets none: a silent network would hang it for minutes
+    home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))  # noqa: PTH111
+    folder = Path(home, "models")
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK) and not (folder / Path(source).name).is_file():
+        folder = Path(tempfile.gettempdir(), ".keras", "models")  # as Keras does
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where its progress bar belongs
-            return tf.keras.utils.get_file(
-                origin=source, file_hash=NETWORKS[network].md5, cache_subdir="models"
-            )
-    except Exception as error:  # Keras raises bare Exception for what urllib found
-        reason = str(error).split(" -- ")[-1]  # Keras puts the address before it
-        folder = Path(os.environ.get("KERAS_HOME", "~/.keras"), "models")
+        return str(fetch.cached(source, md5, folder))
+    except Exception as error:  # urllib raises almost anything
         raise WeightsUnavailable(
-            f"the ImageNet weights of {network} cannot be downloaded ({reason}); "
+            f"the ImageNet weights of {network} cannot be downloaded ({why(error)}); "
             f"fetch {source} elsewhere and put it into {folder}, or give its path with --weights"
         ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def read_weights(path: str | Path, network: str) -> dict[str, list[np.ndarray]]:
     """[kernel, bias] of each layer, float32, from an .h5 or .weights.h5 file that Keras wrote.
 
-    Reads numbers only: nothing in the file is executed. Raises UserError where the file cannot be
-    read or is not of this network.
+    Reads numbers only: nothing in the file is executed, no link in it is followed, and nothing is
+    read before all shapes are right. Raises UserError where the file cannot be read, is not of this
+    network, or holds what is no finite number.
     """
     import h5py  # a third of a second
 
-    found = {}
+    groups = {}  # the arrays in each group, by layer
 
-    def visit(name, item):
+    def visit(name, item):  # sees each array once, and none behind a link out of the file
         # Keras names layers block1_conv1/.../kernel, or, in .weights.h5, layers/conv2d_7/vars/0.
         layer = re.search(r"block\d_conv\d|conv2d(_\d+)?", name)
         weights = layer and not name.startswith("optimizer")  # which holds tensors like them
-        if weights and isinstance(item, h5py.Dataset) and item.ndim == 4:
-            bias = next(x for x in item.parent.values() if x.ndim == 1)
-            found[layer[0]] = [np.float32(item), np.float32(bias)]
+        if weights and isinstance(item, h5py.Dataset) and item.ndim in (1, 4):
+            groups.setdefault((layer[0], name.rpartition("/")[0]), {})[item.ndim] = item
 
-    if not Path(path).is_file():
-        raise UserError(f"cannot read {path}: no such file; check --weights")
+    def read(item):
+        values = np.float32(item)
+        if not np.isfinite(values).all():
+            raise UserError(f"{path} holds weights that are no finite numbers; fetch it again")
+        return values
+
+    paths.open_file(path).close()
     try:
         with h5py.File(path) as file:
             file.visititems(visit)
+            found = {
+                layer: (arrays[4], arrays[1])
+                for (layer, _), arrays in groups.items()
+                if arrays.keys() == {1, 4}
+            }
+            shapes = NETWORKS[network].shapes
+            if "conv2d" in found:
+                order = sorted(found, key=lambda name: int(name[7:] or 0))
+                names = [*shapes, *order[len(shapes) :]]  # more than it has keep their own names
+                found = {x: found[number] for x, number in zip(names, order, strict=False)}
+            if not _fit(found, shapes):
+                raise UserError(f"{path} does not hold the weights of {network}; check --network")
+            return {layer: [read(item) for item in found[layer]] for layer in shapes}
+    except UserError:
+        raise
     except Exception as error:  # a damaged file makes h5py raise almost anything
         raise UserError(
             f"cannot read {path}: it is not a whole .h5 file; fetch it again"
         ) from error
-    shapes = NETWORKS[network].shapes
-    if "conv2d" in found:
-        order = sorted(found, key=lambda name: int(name[7:] or 0))
-        names = [*shapes, *order[len(shapes) :]]  # more than the network has keep their own names
-        found = {name: found[number] for name, number in zip(names, order, strict=False)}
-    if {name: kernel.shape for name, (kernel, _) in found.items()} != shapes:
-        raise UserError(f"{path} does not hold the weights of {network}; check --network")
-    return found
+
+
+def _fit(found: dict[str, tuple], shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether these h5py.Datasets, (kernel, bias) of each layer, are of the shapes of a network,
+    and hold plain numbers in the file itself."""
+
+    def is_plain(item):
+        inside = not item.external and not item.is_virtual
+        # No chunk, which is unpacked as a whole, is larger than the array.
+        small = np.all(np.less_equal(item.chunks or 0, item.shape))
+        return item.dtype.kind == "f" and inside and small
+
+    seen = {layer: (kernel.shape, bias.shape) for layer, (kernel, bias) in found.items()}
+    right = seen == {layer: (shape, shape[-1:]) for layer, shape in shapes.items()}
+    return right and all(is_plain(item) for pair in found.values() for item in pair)
