@@ -14,7 +14,6 @@ import uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
@@ -267,31 +266,32 @@ def _reading(path: str | os.PathLike) -> Iterator[Image.Image]:
     """Open an image file or address; whatever goes wrong before it is closed is a UserError."""
     source = io.BytesIO(fetch.picture(path)) if fetch.is_address(path) else paths.open_file(path)
     with source as file:
+        start = file.read(12)
+        file.seek(0)
         try:
             with warnings.catch_warnings():
                 # Pillow warns from 89 megapixels on, and of every oddity in a file's metadata.
                 warnings.simplefilter("ignore")
                 with Image.open(file) as im:
-                    # Pillow knows some formats by name only, and has Ghostscript run EPS.
-                    if isinstance(im, ImageFile.StubImageFile) or im.format == "EPS":
+                    # Pillow knows some formats by name only, and has Ghostscript run what is EPS,
+                    # alone or wrapped in IPTC.
+                    if isinstance(im, ImageFile.StubImageFile) or im.format in ("EPS", "IPTC"):
                         raise UnidentifiedImageError
                     yield im
         except Exception as error:  # a damaged file makes Pillow raise almost anything
-            raise UserError(f"cannot read {path}: {_why_undecodable(file, error)}") from error
+            raise UserError(f"cannot read {path}: {_why_undecodable(start, error)}") from error
 
 
-def _why_undecodable(file: BinaryIO, error: Exception) -> str:
+def _why_undecodable(start: bytes, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
         return f"it has more than {limit:.0f} megapixels; make it smaller first"
     if isinstance(error, MemoryError):
         return "there is not enough memory for it; make it smaller first"
-    file.seek(0)
-    start = file.read(12)
     if not start:
         return "the file is empty; fetch it again"
     if not isinstance(error, UnidentifiedImageError):
-        return f"it is damaged or incomplete ({why(error)}); fetch it again"
+        return "it is damaged or incomplete; fetch it again, or convert it to JPEG or PNG"
     if start[4:8] == b"ftyp" and start[8:11] in {b"hei", b"hev", b"mif", b"msf"}:
         return "it is a HEIC image; convert it to JPEG or PNG first"
     return "it is damaged or of an unknown format; convert it to JPEG or PNG first"
@@ -330,18 +330,23 @@ def _orientation(im: Image.Image) -> int:
 def _opaque(im: Image.Image) -> Image.Image:
     """An image of any mode in 8 bits as L, RGB or CMYK, laid over white if it is transparent."""
     if im.mode == "F" or im.mode.startswith("I"):
-        values = np.nan_to_num(np.asarray(im, np.float32))
+        values = np.array(im, np.float32)  # changed in place: there may be 179 million of them
+        np.nan_to_num(values, copy=False)
+        some = values[:: 1 + im.height // 1000, :: 1 + im.width // 1000]
         if im.mode != "F":
-            values = values / 65535
-        elif np.median(values[values > 0]) > 1:  # a few are above white in 0..1, too
-            values = values / 255
-        return Image.fromarray(np.rint(255 * values.clip(0, 1)).astype(np.uint8))
+            values /= 65535
+        elif np.median(some[some > 0]) > 1:  # in 0..1, too, a few may be brighter than white
+            values /= 255
+        values *= 255
+        return Image.fromarray(
+            np.rint(values.clip(0, 255, out=values), out=values).astype(np.uint8)
+        )
     if im.mode == "CMYK":
         return im
     mode = "L" if im.mode in {"1", "L", "LA", "La"} else "RGB"  # grey, for grey profiles to fit
     if not im.has_transparency_data:
         return im.convert(mode)
-    im = im.convert("RGBA")
+    im = im if im.mode == "RGBA" else im.convert("RGBA")
     white = Image.new(mode, im.size, "white")
     white.paste(im, mask=im.getchannel("A"))
     return white

@@ -256,7 +256,7 @@ def read_weights(path: str | Path, network: str) -> dict[str, list[np.ndarray]]:
 
     def visit(name, item):  # sees each array once, and none behind a link out of the file
         # Keras names layers block1_conv1/.../kernel, or, in .weights.h5, layers/conv2d_7/vars/0.
-        layer = re.search(r"block\d_conv\d|conv2d(_\d+)?", name)
+        layer = re.search(r"[a-z]+\d_conv\d|conv2d(_\d+)?", name)
         weights = layer and not name.startswith("optimizer")  # which holds tensors like them
         if weights and isinstance(item, h5py.Dataset) and item.ndim in (1, 4):
             groups.setdefault((layer[0], name.rpartition("/")[0]), {})[item.ndim] = item
