@@ -24,7 +24,18 @@ from pathlib import Path
 
 import numpy as np
 
-from nstlib import UserError, __version__, cli, colors, gallery, images, losses, networks, tf
+from nstlib import (
+    UserError,
+    __version__,
+    cli,
+    colors,
+    gallery,
+    images,
+    losses,
+    memory,
+    networks,
+    tf,
+)
 from nstlib.display import loss_curves, rendered
 from nstlib.lbfgs import lbfgs
 from nstlib.networks import load_network
@@ -237,6 +248,8 @@ def stylize(
             raise UserError(f"--{name} is for {number} styles, not for the {len(styles)} given")
     style_size = round(settings.size * settings.style_scale)
     sources = [(content, settings.size), *((style, style_size) for style in styles)]
+    sizes = [images.image_size(source) for source, _ in sources]
+    memory.check(settings, sizes[0], sizes[1:])
     content, *styles = loaded = [images.load(*source) for source in sources]
     masks = [images.load_mask(path, *content.shape[:2]) for path in settings.mask or ()]
     content, styles, tint = colors.prepare(settings.colors, content, styles)

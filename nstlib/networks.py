@@ -42,6 +42,19 @@ class Network:
                 depth = channels
         return shapes
 
+    @property
+    def weights_size(self) -> int:
+        """Bytes, in float32."""
+        return 4 * sum(math.prod(shape) + shape[-1] for shape in self.shapes.values())
+
+    def activations(self, layers: Iterable[str]) -> float:
+        """How many there are for each pixel of an image, up to the deepest of these layers."""
+        names, layers, total = list(self.shapes), set(layers), 0.0
+        for name in names[: max(map(names.index, layers)) + 1]:
+            block = int(name.removeprefix("block").partition("_")[0])
+            total += self.shapes[name][-1] / 4 ** (block - 1)
+        return total
+
 
 MEAN = np.array([123.68, 116.779, 103.939], np.float32)  # the mean colour of ImageNet, RGB
 IMAGENET = "https://storage.googleapis.com/tensorflow/keras-applications/"
