@@ -5,26 +5,55 @@ arguments answer at once. Its C++ part logs to the terminal before any Python se
 so standard error is turned away at the level of the operating system while it loads.
 """
 
+import contextlib
 import functools
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
+
+from nstlib import UserError
 
 
 @functools.cache
 def _tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as log:
+    # Keras may be set up for another library, or another version of it, elsewhere on this machine.
+    os.environ.update(KERAS_BACKEND="tensorflow", TF_USE_LEGACY_KERAS="0")
+    with _quiet_stderr():
+        import tensorflow
+
+        tensorflow.get_logger().setLevel("ERROR")  # it warns of every function compiled often
+        tensorflow.config.list_logical_devices()  # initializes the devices, which logs too
+        keras = tensorflow.keras.config
+    if keras.backend() != "tensorflow":
+        raise UserError(f"Keras already runs on {keras.backend()} here: import nst before Keras")
+    keras.set_floatx("float32")
+    keras.set_image_data_format("channels_last")
+    return tensorflow
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """What is written to standard error is shown if an exception is raised, and else dropped."""
+    with contextlib.ExitStack() as stack:
+        try:
+            log = stack.enter_context(tempfile.TemporaryFile())
+            stderr = os.dup(2)
+        except OSError:  # nowhere to keep it, or standard error is closed
+            yield
+            return
         os.dup2(log.fileno(), 2)
         try:
-            import tensorflow
-
-            tensorflow.get_logger().setLevel("ERROR")  # it warns of every function compiled often
-            tensorflow.config.list_logical_devices()  # initializes the devices, which logs too
+            yield
+        except Exception:
+            os.dup2(stderr, 2)
+            log.seek(0)
+            sys.stderr.write(log.read().decode(errors="replace"))
+            raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-    return tensorflow
 
 
 def __getattr__(name: str):
