@@ -16,7 +16,7 @@ from nstlib.settings import Settings
 PROGRAM = 660e6  # bytes, of TensorFlow and this program
 WEIGHTS = 2.5  # times the size of the network's weights: as read, and as used
 PIXEL = 400  # bytes a pixel of the picture: itself, its gradient, Adam's moments, the start
-LBFGS = 900  # more, for its history
+LBFGS = 1400  # more, for its history
 # Bytes of each activation: while there is a gradient, and of a style, which only needs its sums.
 ACTIVATION = {"float32": 6.0, "bfloat16": 3.0, "float16": 8.4}
 STYLE_PIXEL, STYLE_ACTIVATION = 90, 1.7

@@ -35,16 +35,17 @@ def settings(**changes):
     ],
 )
 def test_need_is_the_peak(size, changes):
+    options = {"precision": "float32", **changes}
     code = f"""
 import resource, numpy, nst
 image = numpy.random.default_rng(0).integers(0, 256, ({size}, {size}, 3), dtype=numpy.uint8)
-settings = nst.Settings(network="small", size={size}, num_iter=12, scales=1, **{changes})
+settings = nst.Settings(network="small", size={size}, num_iter=12, scales=1, **{options})
 nst.stylize(image, image, settings)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     command, root = [sys.executable, "-c", code], Path(nst.__file__).parent
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
-    chosen = settings(**{"precision": "float32", **changes}, size=size)
+    chosen = settings(**options, size=size)
     style = round(size * chosen.style_scale)
     needed = memory.needed(chosen, (size, size), [(style, style)])
     assert 0.85 < 1024 * int(done.stdout) / needed < 1.02
