@@ -4,13 +4,14 @@ Networks" (CVPR 2016).
 
     python3 nst.py -v -c content.jpg -s style.jpg -r out.jpg
 
-The file reads in the order it runs: the settings, the losses of an image and their gradient, Adam
-on its pixels, from a small image to the full size, and the command line.
+The file reads in the order it runs: the losses of an image and their gradient, an optimizer on its
+pixels, from a small image to the full size, and the command line.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import sys
@@ -19,12 +20,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from nstlib import (
+    CannotGoOn,
     UserError,
     __version__,
     cli,
@@ -34,13 +36,18 @@ from nstlib import (
     losses,
     memory,
     networks,
+    provenance,
     tf,
 )
-from nstlib.display import loss_curves, rendered
-from nstlib.lbfgs import lbfgs
-from nstlib.networks import load_network
+from nstlib.networks import LoadedNetwork, load_network
+from nstlib.optimizers import OPTIMIZERS
+from nstlib.outputs import Outputs
+from nstlib.scales import Scale, plan_scales, with_margin, without_margin
 from nstlib.settings import Settings
-from nstlib.timelapse import Timelapse
+
+__all__ = ["Outputs", "Result", "Settings", "Step", "UserError", "load_network", "main", "stylize"]
+
+Picture = str | Path | np.ndarray  # a file, or uint8 [H, W, 3]
 
 log = logging.getLogger("nst")
 
@@ -54,12 +61,13 @@ class Step:
     progress: float  # share of the run's work that is done, 0 to 1
     seconds: float  # since the first iteration began
     tensor: "tf.Tensor"  # the image as it is optimized, [1, h, w, 3] with a margin
-    picture: Callable[[int], np.ndarray]  # from a size to the result if the run ended here
+    picture: Callable[..., np.ndarray]  # from a size [full] to the result if the run ended here
+    settings: Settings  # as in the Result
 
     @property
     def image(self) -> np.ndarray:
         """The image, uint8 [h, w, 3], smaller than the result at the first scales."""
-        return self.picture(max(images.without_margin(self.tensor).shape))
+        return self.picture(max(without_margin(self.tensor).shape))
 
 
 @dataclass(frozen=True)
@@ -72,52 +80,54 @@ class Result:
     image: np.ndarray  # uint8 [H, W, 3]
     losses: dict[str, list[float]]  # weighted, one entry an iteration, the start image first
     settings: Settings  # as they were used, nothing left to choose
-    cut_short: BaseException | None = None  # a KeyboardInterrupt, or a UserError: loss not finite
-    best: dict[str, float] = field(default_factory=dict)  # the weighted losses of the image
+    cut_short: BaseException | None = None  # a KeyboardInterrupt, or a UserError
+    best_losses: dict[str, float] = field(default_factory=dict)  # the weighted losses of the image
+    sources: tuple[str, ...] = ()  # the names of content and styles
+
+    def save(self, path: str | Path) -> None:
+        """Write the image, and in its metadata how it was made; see images.save."""
+        made = (self.settings, self.best_losses, len(self.losses["total"]) - 1)
+        images.save(path, self.image, provenance.metadata(self.sources, path, *made))
 
 
-def take_targets(extractor, content, styles, settings: Settings, masks=()) -> dict:
+def take_targets(extractor, settings: Settings, content, styles, masks=()) -> dict:
     """What the losses compare with: the photograph's activations, the paintings' Gram matrices.
 
     content: [1, H, W, 3]; styles: a list of such, of any size; masks: where each style is to be,
-    [1, H, W, 1] in 0..1. Without them the Gram matrices are averaged. Returns {"content": {layer:
-    activation}, "style": {layer: [(Gram matrix, weight[, mask])]}}.
+    [1, H, W, 1] in 0..1. Returns {"content": {layer: activation}, "style": {layer: what
+    losses.wanted_sums gives}}.
     """
     targets, features = {"content": {}, "style": {}}, extractor(content)
     if settings.content_weight:
         for layer in networks.layer_weights(settings.network, settings.content_layers):
             targets["content"][layer] = tf.cast(features[layer], tf.float32)
     if settings.style_weight:
-        blend = np.float32(settings.style_blend or [1] * len(styles))
-        blend /= blend.sum()
+        blend = settings.style_blend or [1] * len(styles)
         layers = networks.layer_weights(settings.network, settings.style_layers)
-        grams = [{x: losses.gram_matrix(f[x]) for x in layers} for f in map(extractor, styles)]
+        samples = [{x: losses.sums(f[x]) for x in layers} for f in map(extractor, styles)]
         for layer in layers:
-            targets["style"][layer] = wanted = []
-            for gram, share, mask in zip(grams, blend * len(masks), masks, strict=False):
-                mask = tf.image.resize(mask, features[layer].shape[1:3], "area")
-                # By area, so that a style is as strong in a small place as in a large one.
-                wanted.append((gram[layer], share * tf.reduce_mean(mask**2), mask))
-            if not masks:
-                mixed = tf.tensordot(blend, tf.stack([gram[layer] for gram in grams]), 1)
-                wanted.append((mixed, tf.constant(1.0)))
+            size = features[layer].shape[1:3]
+            small = [tf.image.resize(mask, size, "area") for mask in masks]
+            of_layer = [sample[layer] for sample in samples]
+            targets["style"][layer] = losses.wanted_sums(of_layer, blend, small)
     return targets
 
 
+@functools.lru_cache(maxsize=2)  # traced once for all pictures of a gallery
 def make_objective(extractor, settings: Settings) -> Callable:
     """The function that is minimized: (targets, image) -> (its weighted losses by name, gradient).
 
     targets: as `take_targets` gives them; image: [1, H, W, 3] of any size.
     """
+    distance = losses.STYLE_LOSSES[settings.style_loss]
 
     def mean(values, layers):
         weights = networks.layer_weights(settings.network, layers)
         return tf.add_n([weights[x] * value for x, value in values.items()]) / sum(weights.values())
 
     def style_loss(features, wanted):
-        grams = [losses.gram_matrix(features, *mask) for _, _, *mask in wanted]
-        pairs = zip(grams, wanted, strict=True)
-        return tf.add_n([weight * losses.style_loss(g, a) for g, (a, weight, *_) in pairs])
+        found = [losses.sums(features, *target.mask) for target in wanted]
+        return losses.layer_style_loss(distance, found, wanted)
 
     def objective(targets, image):
         content, style = targets["content"], targets["style"]
@@ -141,77 +151,77 @@ def make_objective(extractor, settings: Settings) -> Callable:
 
 
 class Enough(Exception):
-    """The iterations are used up, or gain too little."""
+    """The iterations are used up or gain too little, or no more are wanted."""
 
 
-def minimize(objective: Callable, best: "tf.Variable", settings: Settings, num_iter: int, report):
-    """Optimize the pixels of `best`, [1, H, W, 3], which always holds the image of lowest loss.
+def minimize(objective: Callable, start: "tf.Tensor", settings: Settings, num_iter: int, report):
+    """Optimize the pixels of an image, [1, H, W, 3], for at most so many iterations.
 
     objective: image -> (losses by name, gradient). `report(iteration, losses, image)` sees each
-    image with the losses measured on it, the start image first. Raises UserError for a loss that is
-    not finite.
+    image with the losses measured on it, the start image first, and ends it by returning False.
+    Raises CannotGoOn for a loss that is not finite.
     """
-    lowest, before = [], None
+    lowest: list[float] = []  # the lowest total loss until each iteration
+    previous = None
 
     def evaluate(image):
-        nonlocal before
+        nonlocal previous
         parts, gradient = objective(image)
         # A few numbers are all that leaves the device.
         parts = dict(zip(parts, tf.stack(list(parts.values())).numpy().tolist(), strict=True))
-        losses.check_finite(parts, before)
-        before = parts
+        losses.check_finite(parts, previous)
+        previous = parts
         lowest.append(min([parts["total"], *lowest[-1:]]))
-        if parts["total"] == lowest[-1]:
-            best.assign(image)
-        report(len(lowest) - 1, parts, image)
+        stopped = report(len(lowest) - 1, parts, image) is False
         stalled = len(lowest) > 50 and lowest[-51] - lowest[-1] < settings.tolerance * lowest[-51]
-        if len(lowest) > num_iter or stalled:
+        if stopped or stalled or len(lowest) > num_iter:
             raise Enough
         return parts["total"], gradient
 
     with contextlib.suppress(Enough):
-        if settings.optimizer == "lbfgs":
-            lbfgs(evaluate, best)
-        else:
-            adam(evaluate, best, settings.learning_rate, num_iter)
+        OPTIMIZERS[settings.optimizer](evaluate, start, settings.learning_rate, num_iter)
 
 
-def adam(evaluate: Callable, start: "tf.Variable", learning_rate: float, num_iter: int) -> None:
-    """Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), within 0..255.
+class Sources(NamedTuple):
+    """The pictures of a run, float32 [H, W, C] in 0..255, at the sizes at which they are used."""
 
-    The learning rate falls along a half cosine, so that the last steps smooth out the noise that
-    the first ones leave. The paper's β₁ 0.9 and β₂ 0.999 average over noise that the gradients of
-    an image do not have, and forget too slowly how large they were: 0.8 and 0.8 take half as many
-    iterations. `evaluate`: image -> (loss, gradient); ends by what it raises.
-    """
-    image = tf.Variable(start)
-    rate = tf.keras.optimizers.schedules.CosineDecay(learning_rate, num_iter)
-    optimizer = tf.keras.optimizers.Adam(rate, beta_1=0.8, beta_2=0.8)
-    optimizer.build([image])
+    content: np.ndarray
+    styles: list[np.ndarray]
+    masks: list[np.ndarray]  # C is 1; none, or one for each style
+    start: np.ndarray  # where the optimization starts, of the content's size
+    tint: Callable[[np.ndarray], np.ndarray]  # what gives a result its colours
+    thinnest: float  # the smallest ratio of short to long side
 
-    @networks.compiled
-    def update(gradient):
-        optimizer.apply_gradients([(gradient, image)])
-        image.assign(tf.clip_by_value(image, 0.0, 255.0))
-
-    while True:
-        _, gradient = evaluate(tf.convert_to_tensor(image))
-        update(gradient)
+    def at(self, scale: float) -> tuple:
+        """Content, styles and masks in a smaller size, as `take_targets` takes them."""
+        return (
+            with_margin(images.rescale(self.content, scale)),
+            [images.rescale(style, scale)[np.newaxis] for style in self.styles],
+            [with_margin(images.rescale(mask, scale) / 255) for mask in self.masks],
+        )
 
 
-def plan_scales(settings: Settings, thinnest: float) -> list[tuple[int, int]]:
-    """(longest side, iterations) of each scale: each twice the size of the one before, and all with
-    the same share of the iterations. Small ones are cheap, and settle the large shapes.
-
-    512 pixels and 1000 iterations in 3 scales: 128 with 333, 256 with 333, 512 with 334. `thinnest`
-    is the smallest ratio of short to long side: scales at which a picture would have fewer than 32
-    pixels across are left out.
-    """
-    scales = min(settings.scales, settings.num_iter)
-    sizes = [round(settings.size / 2**k) for k in reversed(range(scales))]
-    sizes = [size for size in sizes[:-1] if size * thinnest >= 32] + sizes[-1:]
-    ends = [settings.num_iter * k // len(sizes) for k in range(len(sizes) + 1)]
-    return [(size, end - start) for size, (start, end) in zip(sizes, pairwise(ends), strict=True)]
+def load_sources(content: Picture, styles: Sequence[Picture], settings: Settings) -> Sources:
+    """Everything that is read from files, checked before TensorFlow's seconds."""
+    if not styles:
+        raise UserError("no style image was given: name at least one")
+    for name in ("style_blend", "mask"):
+        number = len(getattr(settings, name) or styles)
+        if number != len(styles):
+            raise UserError(f"--{name} is for {number} styles, not for the {len(styles)} given")
+    files, scales = [content, *styles], [1.0] + [settings.style_scale] * len(styles)
+    memory.check(settings, [images.image_size(file) for file in files])
+    sizes = [round(settings.size * scale) for scale in scales]
+    loaded = [images.load(*file) for file in zip(files, sizes, strict=True)]
+    masks = [images.load_mask(path, *loaded[0].shape[:2]) for path in settings.mask or ()]
+    photograph, paintings, tint = colors.prepare(settings.colors, loaded[0], loaded[1:])
+    start = start_image(settings, photograph, paintings[0])
+    if settings.weights:
+        networks.check_weights(settings.weights, settings.network)
+    for file, image, scale in zip(files, loaded, scales, strict=True):
+        images.check_size(file, image, settings.size, scale)
+    thinnest = min(min(x.shape[:2]) / max(x.shape[:2]) for x in loaded)
+    return Sources(photograph, paintings, masks, start, tint, thinnest)
 
 
 def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> np.ndarray:
@@ -224,116 +234,117 @@ def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> n
     return images.resize(image, *content.shape[:2])
 
 
+class Best(NamedTuple):
+    """The state of a run: the image of lowest total loss at the scale that is running."""
+
+    scale: Scale
+    losses: dict[str, float]
+    tensor: "tf.Tensor"
+
+
 def stylize(
-    content: "str | Path | np.ndarray",
-    styles: "str | Path | np.ndarray | Sequence[str | Path | np.ndarray]",
+    content: Picture,
+    styles: Picture | Sequence[Picture],
     settings: Settings = Settings(),
     on_step: Callable[[Step], bool | None] | None = None,
+    network: LoadedNetwork | None = None,
 ) -> Result:
     """The content in the manner of the style, or of several.
 
     content, styles: paths, or uint8 arrays [H, W, 3]. From a small image up to the full size, so
     that large shapes move too; see plan_scales for what `num_iter` means. `on_step` sees
-    every iteration and ends the run by returning False. An interrupt, or a loss that is no longer
-    finite, ends it too, with the best image so far and the reason in the Result; before there is
-    an image it is raised. Raises UserError for what cannot work.
+    every iteration and ends the run by returning False. `network`: one that `load_network` gave for
+    these settings [loaded once and kept]. An interrupt, a loss that is no longer finite, or a lack
+    of memory ends the run too, with the best image so far and the reason in the Result; before
+    there is an image it is raised. Raises UserError for what cannot work.
     """
-    if isinstance(styles, str | Path | np.ndarray):
-        styles = [styles]
-    if not styles:
-        raise UserError("no style image was given: name at least one")
-    for name in ("style_blend", "mask"):
-        number = len(getattr(settings, name) or styles)
-        if number != len(styles):
-            raise UserError(f"--{name} is for {number} styles, not for the {len(styles)} given")
-    style_size = round(settings.size * settings.style_scale)
-    sources = [(content, settings.size), *((style, style_size) for style in styles)]
-    sizes = [images.image_size(source) for source, _ in sources]
-    memory.check(settings, sizes[0], sizes[1:])
-    content, *styles = loaded = [images.load(*source) for source in sources]
-    masks = [images.load_mask(path, *content.shape[:2]) for path in settings.mask or ()]
-    content, styles, tint = colors.prepare(settings.colors, content, styles)
-    image = start_image(settings, content, styles[0])
-    if settings.weights:  # before TensorFlow's seconds
-        networks.read_weights(settings.weights, settings.network)
-    for (source, size), picture in zip(sources, loaded, strict=True):
-        images.check_size(source, picture, size)
-    settings, extractor = load_network(settings)
+    styles = [styles] if isinstance(styles, str | Path | np.ndarray) else styles
+    names = tuple("(array)" if isinstance(x, np.ndarray) else str(x) for x in (content, *styles))
+    sources = load_sources(content, styles, settings)
+    settings, extractor = network.fit(settings) if network else load_network(settings)
     log.info("network %s, %s", settings.network, settings.precision)
-
+    targets_of = partial(take_targets, extractor, settings)
     objective = make_objective(extractor, settings)
-    plan = plan_scales(settings, min(min(x.shape[:2]) / max(x.shape[:2]) for x in loaded))
+    plan = plan_scales(settings, sources.thinnest)
     work = sum(size**2 * num_iter for size, num_iter in plan)
-    history, lowest = {}, {}  # losses by name: of each iteration, of the best image
-    done, work_done, began = 0, 0.0, time.monotonic()
+    history: list[dict[str, float]] = []
+    best: Best | None = None
+    stopped, began = False, time.monotonic()
 
-    def finish(now, size=settings.size):
-        """The result as uint8, if the image at the present scale were the last."""
-        whole = images.rescale(image, size / settings.size)
-        if whole.shape != now.shape:
-            now = images.carry_over(whole, now, before)
-        return images.to_uint8(tint(now))
+    def picture(scale, tensor, size=None):
+        """The result as uint8, if this were the last image."""
+        return images.to_uint8(sources.tint(scale.picture(without_margin(tensor), size)))
 
-    def report(iteration, parts, tensor):
-        if not iteration or parts["total"] < lowest["total"]:
-            lowest.update(parts)
-        if done and not iteration:
-            return  # the start of a scale is the end of the one before
-        for name, value in parts.items():
-            history.setdefault(name, []).append(value)
-        progress = (work_done + iteration * size**2) / work
-        seconds = time.monotonic() - began
-        picture = partial(finish, images.without_margin(tensor))
-        step = Step(done + iteration, parts, progress, seconds, tensor, picture)
-        if on_step and on_step(step) is False:
-            raise StopIteration
+    def report(scale, work_before, iteration, parts, tensor):
+        nonlocal best, stopped
+        new = iteration or not history  # the start of a scale is the end of the one before
+        if new:
+            history.append(parts)
+        if not iteration or parts["total"] <= best.losses["total"]:
+            best = Best(scale, parts, tensor)
+        if new and on_step:
+            progress = (work_before + iteration * scale.size**2) / work
+            seconds, show = time.monotonic() - began, partial(picture, scale, tensor)
+            now = Step(len(history) - 1, parts, progress, seconds, tensor, show, settings)
+            stopped = on_step(now) is False
+        return not stopped
 
-    cut_short, best, before = None, image, image
-    try:
+    def result(cut_short=None):
+        curves = {name: [parts[name] for parts in history] for name in best.losses}
+        image = picture(best.scale, best.tensor)
+        return Result(image, curves, settings, cut_short, best.losses, names)
+
+    def run():
+        work_before = 0
         for size, num_iter in plan:
-            scale = size / settings.size
-            start = images.rescale(image, scale)
-            picture, before = images.carry_over(start, best, before), start
-            if settings.init == "noise":  # its detail is not worth keeping
-                image = images.resize(start, *content.shape[:2])
-            if settings.init_noise and not done:
-                noise = np.random.default_rng(settings.seed).uniform(0, 255, picture.shape)
-                picture = np.float32(picture + settings.init_noise * (noise - picture))
-            picture = tf.Variable(images.with_margin(picture))
-            targets = take_targets(
-                extractor,
-                images.with_margin(images.rescale(content, scale)),
-                [images.rescale(style, scale)[np.newaxis] for style in styles],
-                settings,
-                [images.with_margin(images.rescale(mask, scale) / 255) for mask in masks],
-            )
-            minimize(partial(objective, targets), picture, settings, num_iter, report)
-            done, work_done = len(history["total"]) - 1, work_done + num_iter * size**2
-            best = images.without_margin(picture)
-    except (KeyboardInterrupt, UserError, StopIteration) as reason:
-        if not history:
+            scale = next_scale(best, sources.start, size, settings)
+            start = tf.constant(with_margin(scale.start))
+            targets = targets_of(*sources.at(size / settings.size))
+            see = partial(report, scale, work_before)
+            minimize(partial(objective, targets), start, settings, num_iter, see)
+            work_before += num_iter * size**2
+            if stopped:
+                break
+        return result()
+
+    try:
+        return run()
+    except (KeyboardInterrupt, CannotGoOn) as reason:
+        if best is None:
             raise
-        best = images.without_margin(picture)
-        cut_short = None if isinstance(reason, StopIteration) else reason
-    except tf.errors.ResourceExhaustedError as error:
-        cut_short = UserError("the memory does not suffice: make --size smaller")
-        if not history:
-            raise cut_short from error
-    return Result(finish(best), history, settings, cut_short, lowest)
+        return result(reason)
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        reason = CannotGoOn("the memory does not suffice: make --size smaller")
+        if best is None:
+            raise reason from error
+        return result(reason)
+
+
+def next_scale(best: Best | None, image: np.ndarray, size: int, settings: Settings) -> Scale:
+    """The scale of this size: the first of a run that starts from `image`, or after the best."""
+    if best:
+        scale = best.scale.next(without_margin(best.tensor), size)
+    else:
+        scale = Scale.first(image, size, settings.size)
+        if settings.init_noise:
+            noise = np.random.default_rng(settings.seed).uniform(0, 255, scale.start.shape)
+            noisy = scale.start + settings.init_noise * (noise - scale.start)
+            scale = dataclasses.replace(scale, start=np.float32(noisy))
+    return scale.without_detail() if settings.init == "noise" else scale
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line: besides these, every field of Settings is an option of the same name."""
+    """The command line: besides these, each field of Settings and Outputs is an option."""
     parser = cli.Parser(prog="nst.py", description=__doc__.partition("\n\n")[0], allow_abbrev=False)
     required = partial(parser.add_argument, required=True, metavar="FILE")
     required("-c", "--content", help="content image, or a folder of them")
     required("-s", "--style", action="append", help="style image, several to mix, or a folder")
-    required("-r", "--result", help=f"where the result goes ({' '.join(images.FORMATS)})")
+    parser.add_fields(Outputs)
     parser.add_fields(Settings)
     parser.add_argument("-p", "--print_every", type=int, default=100, help="see -v [100]")
     parser.add_argument("-v", "--verbose", action="store_true", help="print losses and sizes")
     parser.add_argument("--dask", metavar="ADDRESS", help="paint folders on this Dask cluster")
-    parser.add_argument("--show", action=cli.Show, settings=Settings)
+    parser.add_argument("--show", action=cli.Show)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action="version", version=f"nst {__version__}")
     return parser.parse_args(argv)
@@ -344,37 +355,29 @@ def run(args: argparse.Namespace, interrupts: cli.Interrupts) -> int:
     log.setLevel(logging.INFO if args.verbose else logging.WARNING)
     if args.print_every < 1:
         raise UserError(f"--print_every must be at least 1, not {args.print_every}")
-    settings = Settings(**{x.name: getattr(args, x.name) for x in dataclasses.fields(Settings)})
+    settings, outputs = cli.chosen(Settings, args), cli.chosen(Outputs, args)
     if gallery.wanted(args.content, args.style):
-        gallery.refuse(settings, "mask", "save_every", "timelapse", "plot")
-        plan = gallery.plan(args.content, args.style, args.result, [args.init])
-        return gallery.make(plan, lambda: load_network(settings)[0], stylize, interrupts, args.dask)
+        gallery.refuse(settings, "mask")
+        gallery.refuse(outputs, "save_every", "timelapse", "plot")
+        cells = gallery.plan(args.content, args.style, args.result, [args.init])
+        paint = cli.importable(stylize)  # Dask's workers import it
+        return gallery.make(
+            cells, lambda: load_network(settings).settings, paint, interrupts, args.dask
+        )
     if args.dask:
         raise UserError("--dask is for galleries: name a folder of pictures with -c or -s")
-    sources = [args.content, *args.style, args.init, *(settings.mask or ())]
-    images.check_result_path(args.result, sources)
-    if settings.plot:
-        others = [args.result, settings.timelapse or args.result, *sources]
-        images.check_result_path(settings.plot, others)
-    record = Timelapse(settings, args.result, sources)
-    for path in (args.result, settings.plot):
-        if path and Path(path).exists():
-            log.warning("%s is there already and will be replaced", path)
+    outputs.check([args.content, *args.style, args.init, *(settings.mask or ())])
 
     with cli.progress(settings.num_iter, args.print_every) as show:
 
         def on_step(step):
             interrupts.hold = True  # from here on there is a picture to save
-            record.add(step)
+            outputs.add(step)
             show(step)
             return not interrupts.signal
 
         result = stylize(args.content, args.style, settings, on_step)
-    metadata = cli.metadata(args.content, args.style, args.result, result)
-    images.save(args.result, result.image, metadata)
-    record.save(result.image)
-    if settings.plot:
-        images.save(settings.plot, rendered(loss_curves(result.losses)))
+    outputs.save(result)
     if isinstance(result.cut_short, UserError):
         raise UserError(f"{result.cut_short}; the last good picture is in {args.result}")
     if interrupts.signal:
@@ -403,6 +406,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    import nst  # by its name, by which Dask's workers import it too
-
-    sys.exit(nst.main())
+    sys.exit(main())

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from nstlib.networks import VGG
+
 MEAN = np.array([103.939, 116.779, 123.68], np.float32)  # BGR
 
 
@@ -16,10 +18,10 @@ def build_model(weights: dict, layers: set, pooling: str) -> keras.Model:
     """VGG, up to the deepest of the layers; weights: [kernel, bias] by layer name."""
     pool = keras.layers.MaxPooling2D if pooling == "max" else keras.layers.AveragePooling2D
     image = keras.Input([None, None, 3])
-    x, outputs, block = image[..., ::-1] - MEAN, {}, "block1"
+    x, outputs, block = image[..., ::-1] - MEAN, {}, 1
     for name, (kernel, bias) in weights.items():
-        if not name.startswith(block):
-            x, block = pool(2)(x), name[:6]
+        if VGG.block(name) > block:
+            x, block = pool(2)(x), VGG.block(name)
         layer = keras.layers.Conv2D(len(bias), 3, padding="same", activation="relu", name=name)
         x = layer(x)
         layer.set_weights([kernel, bias])

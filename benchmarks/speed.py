@@ -32,7 +32,7 @@ PAIRS = list(
 sys.path.insert(0, str(ROOT))
 
 import nst  # noqa: E402 (after the path)
-from nstlib import images, networks, tf  # noqa: E402
+from nstlib import images, networks, scales, tf  # noqa: E402
 
 tf.constant(0)  # imported quietly here, for classic.py
 from classic import Classic  # noqa: E402
@@ -79,7 +79,7 @@ def gflop(network: str, size: int, settings: nst.Settings) -> float:
     shapes = networks.NETWORKS[network].shapes
     deepest = max(list(shapes).index(layer) for layer in layers)
     for name, shape in list(shapes.items())[: deepest + 1]:
-        halvings = 2 ** (int(name[5]) - 1)
+        halvings = 2 ** (networks.VGG.block(name) - 1)
         total += (height // halvings) * (width // halvings) * np.prod(shape)
     return 2 * 2 * total / 1e9
 
@@ -106,7 +106,7 @@ class Ours:
         settings = nst.Settings(network=network, weights=str(weights), precision=precision)
         self.settings, extractor = nst.load_network(settings)
         self.image = textured(size)
-        targets = nst.take_targets(extractor, self.image, [self.image[:, ::-1]], self.settings)
+        targets = nst.take_targets(extractor, self.settings, self.image, [self.image[:, ::-1]])
         self.objective = partial(nst.make_objective(extractor, self.settings), targets)
 
     def seconds_per_step(self, steps: int) -> float:
@@ -115,7 +115,7 @@ class Ours:
         def report(*_):
             times.append(time.perf_counter())
 
-        nst.minimize(self.objective, tf.Variable(self.image), self.settings, steps + 1, report)
+        nst.minimize(self.objective, self.image, self.settings, steps + 1, report)
         return float(np.median(np.diff(times)[1:]))  # the first one compiles Adam
 
 
@@ -145,10 +145,10 @@ def torch_steps(network, weights, size, settings) -> dict:
     mean = torch.tensor([103.939, 116.779, 123.68]).reshape(1, 3, 1, 1)
 
     def extract(image, kernels, dtype):
-        x, features, block = (image.flip(1) - mean).to(dtype), {}, "block1"
+        x, features, block = (image.flip(1) - mean).to(dtype), {}, 1
         for name, (kernel, bias) in kernels.items():
-            if not name.startswith(block):
-                x, block = pool(x, 2), name[:6]
+            if networks.VGG.block(name) > block:
+                x, block = pool(x, 2), networks.VGG.block(name)
             x = functional.relu(functional.conv2d(x, kernel, bias, padding=1))
             if name in wanted:
                 features[name] = x.float()
@@ -253,9 +253,9 @@ def losses_of_classic(content, style, settings, weights, count: int):
     plain.descend = tf.function(plain.descend)  # the same numbers sooner
     for _ in range(count - 20):
         plain.step()
-    framed = Classic(weights, settings, images.with_margin(pictures[0]), pictures[1][np.newaxis])
+    framed = Classic(weights, settings, scales.with_margin(pictures[0]), pictures[1][np.newaxis])
     framed.loss, plain.loss = tf.function(framed.loss), tf.function(plain.loss)
-    target = float(framed.loss(tf.constant(images.with_margin(plain.best[0]))))
+    target = float(framed.loss(tf.constant(scales.with_margin(plain.best[0]))))
     return plain, framed, target, count * step_seconds
 
 

@@ -1,20 +1,22 @@
-"""What a command line needs: options from the fields of Settings, plain errors, the command that
-made a picture, and interrupts that lose nothing."""
+"""What a command line needs: options from the fields of dataclasses, plain errors, progress, and
+interrupts that lose nothing."""
 
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import logging
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nstlib import UserError, __version__, images
+from nstlib import UserError, provenance
 from nstlib.settings import LIMITS
 
 log = logging.getLogger("nst")
@@ -44,48 +46,30 @@ class Parser(argparse.ArgumentParser):
             flags = argument.pop("flags")
             for limit in LIMITS:
                 argument.pop(limit, None)
-            if field.default is not None:
-                argument["help"] += f" [{field.default}]"
-                argument.setdefault("type", type(field.default))
-            self.add_argument(*flags, f"--{field.name}", default=field.default, **argument)
+            if field.default is dataclasses.MISSING:
+                argument["required"] = True
+            else:
+                argument["default"] = field.default
+                if field.default is not None:
+                    argument["help"] += f" [{field.default}]"
+                    argument.setdefault("type", type(field.default))
+            self.add_argument(*flags, f"--{field.name}", **argument)
 
 
-def command(settings, content: str, styles: Sequence[str], result: str) -> list[str]:
-    """The arguments that `Parser.add_fields` makes these settings of.
+def chosen(settings: type, args: argparse.Namespace):
+    """A dataclass whose fields `Parser.add_fields` made options of, as they were given."""
+    return settings(**{x.name: getattr(args, x.name) for x in dataclasses.fields(settings)})
 
-    Left out are those at their default, and those that `settings.resolved()` would fill in alike.
+
+def importable(function: Callable) -> Callable:
+    """A function of the script that is run, as other processes can import it by its name.
+
+    There the script is no `__main__`, which is what pickle would name.
     """
-    argv = []
-
-    def add(flag, *values):
-        values = [str(value).removesuffix(".0") for value in values]
-        if values[0].startswith("-"):  # or it would be taken for an option
-            flag, values = f"{flag}={values[0]}", values[1:]
-        argv.extend([flag, *values])
-
-    add("-c", content)
-    for style in styles:
-        add("-s", style)
-    add("-r", result)
-    for field in dataclasses.fields(settings):
-        # What suits the machine is another's on another machine.
-        if field.default in (None, "auto") and field.name != "precision":
-            unset = dataclasses.replace(settings, **{field.name: field.default})
-            if unset.resolved() == settings.resolved():
-                settings = unset
-        value = getattr(settings, field.name)
-        if value == field.default:
-            continue
-        if not isinstance(value, list | tuple):
-            add(f"--{field.name}", value)
-        elif field.metadata.get("action") == "append":
-            for item in value:
-                add(f"--{field.name}", item)
-        elif "nargs" in field.metadata:
-            add(f"--{field.name}", *value)
-        else:
-            add(f"--{field.name}", ",".join(str(item).removesuffix(".0") for item in value))
-    return argv
+    script = sys.modules["__main__"]
+    if function.__module__ != "__main__" or not getattr(script, "__file__", None):
+        return function
+    return getattr(importlib.import_module(Path(script.__file__).stem), function.__name__)
 
 
 @contextlib.contextmanager
@@ -106,49 +90,19 @@ def progress(num_iter: int, print_every: int):
         yield show
 
 
-def metadata(content, styles: Sequence, path, result) -> dict:
-    """How a picture was made, as `images.save` takes it; result: an nst.Result."""
-    return {
-        "version": __version__,
-        "content": str(content),
-        "style": [str(style) for style in styles],
-        "result": str(path),
-        "settings": dataclasses.asdict(result.settings),
-        "losses": result.best,
-        "iterations": len(result.losses["total"]) - 1,
-    }
-
-
 class Show(argparse.Action):
     """Prints the command that made a picture on stdout, and on stderr how it went; then exits."""
 
-    def __init__(self, option_strings, dest, settings: type):
+    def __init__(self, option_strings, dest):
         text = "print the command that made a result, and stop"
         super().__init__(option_strings, argparse.SUPPRESS, metavar="FILE", help=text)
-        self.settings = settings
 
     def __call__(self, parser, namespace, path, option_string=None):
-        found = images.read_metadata(path)
-        if not found:
-            raise UserError(f"{path} does not tell how it was made: no result of nst, or edited")
-        try:
-            settings = self.settings(**found["settings"])
-            argv = command(settings, found["content"], found["style"], found["result"])
-            losses = "".join(f", {name} {value:.3e}" for name, value in found["losses"].items())
-            version, iterations = found["version"], found["iterations"]
-        except (UserError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path} was made with options that nst {__version__} does not know; "
-                f"show it with nst {found.get('version')}"
-            ) from error
+        argv, how_it_went = provenance.read(path)
         with contextlib.suppress(AttributeError):  # names of files may be any bytes
             sys.stdout.reconfigure(errors="surrogateescape")
         print(shlex.join(["python3", "nst.py", *argv]))
-        print(
-            f"made by nst {version}, network {settings.network}, "
-            f"{iterations} of {settings.num_iter} iterations{losses}",
-            file=sys.stderr,
-        )
+        print(how_it_went, file=sys.stderr)
         parser.exit()
 
 

@@ -28,7 +28,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from nstlib import UserError, __version__, cli, images
+from nstlib import UserError, cli, images, provenance
+from nstlib.outputs import warn_of_replacing
 
 log = logging.getLogger("nst")
 
@@ -203,7 +204,7 @@ def _make(gallery: Gallery, settings, paint: Callable, interrupts, client) -> in
             *("1 picture" if old == 1 else f"{old} pictures", folder),
         )
     if gallery.result.exists() and images.read_metadata(gallery.result) is None:
-        log.warning("%s is there already and will be replaced", gallery.result)
+        warn_of_replacing(gallery.result)
     interrupts.hold = True  # from here on there is something to finish
     folder.mkdir(exist_ok=True)
     failures: dict[str, list[Cell]] = {}
@@ -257,8 +258,8 @@ def _keep(cell: Cell, result, settings) -> None:
             if value != getattr(settings, name)
         )
         raise UserError(f"it was painted with {used} instead of what was asked for")
-    metadata = cli.metadata(cell.content, cell.styles, cell.path, result)
-    images.save(cell.path, result.image, metadata)
+    named = dataclasses.replace(result, sources=(str(cell.content), *map(str, cell.styles)))
+    named.save(cell.path)
     losses = "  ".join(f"{name} {values[-1]:.3e}" for name, values in result.losses.items())
     log.info("%s  %s", cell.path.name, losses)
 
@@ -410,16 +411,7 @@ def _write_sheet(gallery: Gallery, done: set[Cell], settings) -> None:
         cells = [gallery.cells[row, column] for column in gallery.styles]
         results = [(cell.path if cell in done else None, "") for cell in cells]
         rows.append([(_beside([content]), row), *results])
-    content, *styles = gallery.given
-    made = {
-        "version": __version__,
-        "content": content,
-        "style": styles,
-        "result": str(gallery.result),
-        "settings": dataclasses.asdict(settings),
-        "losses": {},
-        "iterations": settings.num_iter,
-    }
+    made = provenance.metadata(gallery.given, gallery.result, settings, {}, settings.num_iter)
     images.save(gallery.result, sheet(rows), made)
 
 

@@ -34,7 +34,6 @@ FORMATS = {
 }
 
 MAX_SIZE = 16384  # pixels, of --size
-MARGIN = 16  # pixels around a picture while it is optimized
 
 # A fixed date (2000-01-01) in the profile's header, so that equal images make equal files.
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -138,30 +137,6 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         for channel in np.moveaxis(np.asarray(image, np.float32), -1, 0)
     ]
     return np.stack([np.asarray(channel) for channel in channels], axis=-1).clip(0, 255)
-
-
-def carry_over(start: np.ndarray, best: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """The start image of a scale with what changed at a smaller one, from `before` to `best`.
-
-    All float32 [H, W, 3]. So the large shapes come along, and the finer detail of `start` is kept.
-    """
-    height, width = start.shape[:2]
-    change = resize(best, height, width) - resize(before, height, width)
-    return np.clip(start + change, 0, 255)
-
-
-def with_margin(image: np.ndarray) -> np.ndarray:
-    """Float32 [H, W, 3] to [1, H + 32, W + 32, 3]: the image within its own mirror image.
-
-    The paper has no margin. VGG pads each layer with zeros, which it sees as an edge around the
-    picture; style then gathers along that edge as a frame, which is cut off with the margin.
-    """
-    return np.pad(image, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), "symmetric")[np.newaxis]
-
-
-def without_margin(image) -> np.ndarray:
-    """[1, H + 32, W + 32, 3], an array or a tensor, to [H, W, 3]."""
-    return np.asarray(image)[0, MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

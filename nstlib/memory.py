@@ -6,11 +6,13 @@ measured with TensorFlow 2.21 for `small` and VGG19, from 128 to 2048 pixels: wi
 
 import bisect
 import contextlib
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from nstlib import UserError, images, networks, tf
+from nstlib.scales import MARGIN
 from nstlib.settings import Settings
 
 PROGRAM = 660e6  # bytes, of TensorFlow and this program
@@ -38,15 +40,14 @@ def needed(settings: Settings, content: Sequence[int], styles: Sequence[Sequence
     `settings.precision` "auto" counts as float32, which takes as much as any that it stands for.
     """
     network = networks.NETWORKS[settings.network]
-    layers = (settings.content_layers or network.content_layers) if settings.content_weight else ()
-    layers += (settings.style_layers or network.style_layers) if settings.style_weight else ()
-    activations = network.activations(networks.layer_weights(settings.network, layers))
     precision = "float32" if settings.precision == "auto" else settings.precision
+    resolved = dataclasses.replace(settings, precision=precision).resolved()
+    activations = network.activations(networks.used_layers(resolved))
     pixel = PIXEL + (LBFGS if settings.optimizer == "lbfgs" else 0)
     own = _pixels(content) * (pixel + ACTIVATION[precision] * activations)
     style = max(map(_pixels, styles)) * (STYLE_PIXEL + STYLE_ACTIVATION * activations)
     loaded = sum(map(_pixels, styles)) * 12  # float32 RGB
-    return PROGRAM + WEIGHTS * network.weights_size + max(own, style) + loaded
+    return PROGRAM + WEIGHTS * network.size + max(own, style) + loaded
 
 
 def available() -> float:
@@ -54,11 +55,12 @@ def available() -> float:
     return min(_machine(), _control_groups(), _limits())
 
 
-def check(settings: Settings, content: Sequence[int], styles: Sequence[Sequence[int]]) -> None:
+def check(settings: Settings, files: Sequence[Sequence[int]]) -> None:
     """Raise UserError where a picture would take more memory than there is.
 
-    content, styles: (width, height) of the files.
+    files: (width, height) of the content and of the styles.
     """
+    content, *styles = files
 
     def need(size):
         style_size = max(1, round(size * settings.style_scale))
@@ -83,7 +85,7 @@ def check(settings: Settings, content: Sequence[int], styles: Sequence[Sequence[
 
 
 def _pixels(size: Sequence[int]) -> int:
-    return (size[0] + 2 * images.MARGIN) * (size[1] + 2 * images.MARGIN)
+    return (size[0] + 2 * MARGIN) * (size[1] + 2 * MARGIN)
 
 
 def _resident() -> int:

@@ -1,33 +1,41 @@
-"""The VGG networks (Simonyan and Zisserman, 2015) and where their weights come from."""
+"""The networks whose activations are compared, and where their weights come from."""
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nstlib import UserError, fetch, paths, tf
 from nstlib.paths import why
 
+if TYPE_CHECKING:
+    from nstlib.settings import Settings
+
 log = logging.getLogger("nst")
 
 STYLE_LAYERS = tuple(f"block{b}_conv1" for b in range(1, 6))  # the paper's conv1_1 ... conv5_1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Network:
-    """A VGG network: blocks of 3x3 convolutions, each block but the last halved by pooling."""
+    """A network of convolutions: what style transfer with it does by default, and how to build it.
 
-    blocks: tuple[tuple[int, int], ...]  # (channels, convolutions) of each block
-    content_layers: tuple[str, ...]  # its defaults for style transfer
+    Another kind is a class with its own `shapes`, `keras_name`, `build` and `activations`.
+    """
+
+    content_layers: tuple[str, ...]  # names, or name=weight
     style_layers: tuple[str, ...]
+    style_loss: str = "gram"
     pooling: str
     weights: str  # an address to download from, or a file in this folder
     md5: str | None = None
@@ -35,6 +43,41 @@ class Network:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The kernel shape of each layer by name, first to last."""
+        raise NotImplementedError
+
+    def keras_name(self, name: str) -> str:
+        """The name of a layer in `shapes`, of whatever else it may be called."""
+        return name.strip()
+
+    def build(
+        self,
+        kernels: dict[str, list[np.ndarray]],
+        layers: Sequence[str],
+        pooling: str,
+        precision: str,
+    ) -> "tf.keras.Model":
+        """From an image to a dict of the activations of these layers; see feature_extractor."""
+        raise NotImplementedError
+
+    def activations(self, layers: Sequence[str]) -> float:
+        """How many there are for each pixel of an image, where these layers are wanted."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """Of the weights in float32, in bytes."""
+        return 4 * sum(math.prod(shape) + shape[-1] for shape in self.shapes.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class VGG(Network):
+    """Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition"
+    (ICLR 2015): blocks of 3x3 convolutions, each block but the last halved by pooling."""
+
+    blocks: tuple[tuple[int, int], ...]  # (channels, convolutions) of each block
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         shapes, depth = {}, 3
         for b, (channels, convolutions) in enumerate(self.blocks, 1):
             for c in range(1, convolutions + 1):
@@ -42,24 +85,57 @@ class Network:
                 depth = channels
         return shapes
 
-    @property
-    def weights_size(self) -> int:
-        """Bytes, in float32."""
-        return 4 * sum(math.prod(shape) + shape[-1] for shape in self.shapes.values())
+    def keras_name(self, name: str) -> str:
+        """Keras's name from Keras's or the paper's: conv3_2 is block3_conv2."""
+        return re.sub(r"^conv(\d)_(\d)$", r"block\1_conv\2", name.strip())
 
-    def activations(self, layers: Iterable[str]) -> float:
-        """How many there are for each pixel of an image, up to the deepest of these layers."""
-        names, layers, total = list(self.shapes), set(layers), 0.0
-        for name in names[: max(map(names.index, layers)) + 1]:
-            block = int(name.removeprefix("block").partition("_")[0])
-            total += self.shapes[name][-1] / 4 ** (block - 1)
-        return total
+    @staticmethod
+    def block(layer: str) -> int:
+        """The number of a layer's block: 3 of block3_conv2, which is halved twice."""
+        return int(layer.removeprefix("block").partition("_")[0])
+
+    def activations(self, layers: Sequence[str]) -> float:
+        names = list(self.shapes)
+        deepest = max((names.index(layer) for layer in layers), default=0)
+        return sum(self.shapes[x][-1] / 4 ** (self.block(x) - 1) for x in names[: deepest + 1])
+
+    def build(
+        self,
+        kernels: dict[str, list[np.ndarray]],
+        layers: Sequence[str],
+        pooling: str,
+        precision: str,
+    ) -> "tf.keras.Model":
+        keras = tf.keras
+        pool = {"max": keras.layers.MaxPooling2D, "avg": keras.layers.AveragePooling2D}[pooling]
+        # A network of convolutions and ReLUs scales with its input, if the biases do.
+        scale = FLOAT16_SCALE if precision == "float16" else 1
+        image = keras.Input([None, None, 3], dtype="float32", name="image")
+        x, activations, block = (image - MEAN) / scale, {}, 1
+        for name, shape in self.shapes.items():
+            if self.block(name) > block:
+                x = pool(2, dtype=precision, name=f"block{block}_pool")(x)
+                block = self.block(name)
+            layer = keras.layers.Conv2D(
+                shape[-1], 3, padding="same", activation="relu", dtype=precision, name=name
+            )
+            x = activations[name] = layer(x)
+            kernel, bias = kernels[name]
+            if name == "block1_conv1":
+                kernel = kernel[:, :, ::-1]  # trained on BGR
+            layer.set_weights([kernel, bias / scale])
+            if all(name in activations for name in layers):
+                break
+        outputs = {name: activations[name] for name in layers}
+        if scale > 1:
+            outputs = {x: keras.ops.cast(y, "float32") * scale for x, y in outputs.items()}
+        return keras.Model(image, outputs)
 
 
 MEAN = np.array([123.68, 116.779, 103.939], np.float32)  # the mean colour of ImageNet, RGB
 IMAGENET = "https://storage.googleapis.com/tensorflow/keras-applications/"
 NETWORKS = {
-    "vgg19": Network(
+    "vgg19": VGG(
         blocks=((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)),
         content_layers=("block5_conv2",),
         style_layers=STYLE_LAYERS,
@@ -67,7 +143,7 @@ NETWORKS = {
         weights=IMAGENET + "vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
         md5="253f8cb515780f3b799900260a226db6",
     ),
-    "vgg16": Network(
+    "vgg16": VGG(
         blocks=((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)),
         content_layers=("block5_conv2",),
         style_layers=STYLE_LAYERS,
@@ -76,7 +152,7 @@ NETWORKS = {
         md5="6d6bbae143d832006294945121d1f1fc",
     ),
     # A quarter of VGG19's channels, trained on photographs by training/train_small.py.
-    "small": Network(
+    "small": VGG(
         blocks=((16, 2), (32, 2), (64, 4), (128, 4), (128, 4)),
         content_layers=("block3_conv2",),
         style_layers=STYLE_LAYERS,
@@ -91,15 +167,14 @@ class WeightsUnavailable(UserError):
 
 
 def layer_name(network: str, name: str) -> str:
-    """Keras's name of a layer from Keras's or the paper's: conv3_2 is block3_conv2.
+    """Keras's name of a layer from any that it is called by.
 
     Raises UserError where the network has no such layer.
     """
-    keras_name = re.sub(r"^conv(\d)_(\d)$", r"block\1_conv\2", name.strip())
-    names = NETWORKS[network].shapes
+    keras_name, names = NETWORKS[network].keras_name(name), list(NETWORKS[network].shapes)
     if keras_name not in names:
         raise UserError(
-            f"{network} has no layer {name!r}; its layers are block1_conv1 to {list(names)[-1]}"
+            f"{network} has no layer {name!r}; its layers are {names[0]} to {names[-1]}"
         )
     return keras_name
 
@@ -123,7 +198,7 @@ def layer_weights(network: str, layers: Iterable[str]) -> dict[str, float]:
 
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-HALF_SCALE = 64  # float16 ends at 65504, which VGG's activations can exceed
+FLOAT16_SCALE = 64  # float16 ends at 65504, which VGG's activations can exceed
 
 
 def best_precision() -> str:
@@ -159,56 +234,79 @@ def feature_extractor(
     it computes in and, save for float16, outputs. Raises UserError for an unknown layer or a file
     of another network, WeightsUnavailable where a download fails.
     """
-    description = NETWORKS[network]
-    keras = tf.keras
     names = [layer_name(network, name) for name in layers]
     kernels = read_weights(weights or find_weights(network), network)
-    pool = {"max": keras.layers.MaxPooling2D, "avg": keras.layers.AveragePooling2D}[
-        pooling or description.pooling
-    ]
-    # A network of convolutions and ReLUs scales with its input, if the biases do.
-    scale = HALF_SCALE if precision == "float16" else 1
-    image = keras.Input([None, None, 3], dtype="float32", name="image")
-    x, activations, block = (image - MEAN) / scale, {}, "block1"
-    for name, shape in description.shapes.items():
-        if not name.startswith(block):
-            x = pool(2, dtype=precision, name=f"{block}_pool")(x)
-            block = name.partition("_")[0]
-        layer = keras.layers.Conv2D(
-            shape[-1], 3, padding="same", activation="relu", dtype=precision, name=name
-        )
-        x = activations[name] = layer(x)
-        kernel, bias = kernels[name]
-        if name == "block1_conv1":
-            kernel = kernel[:, :, ::-1]  # trained on BGR
-        layer.set_weights([kernel, bias / scale])
-        if all(name in activations for name in names):
-            break
-    outputs = {name: activations[name] for name in names}
-    if scale > 1:
-        outputs = {x: keras.ops.cast(y, "float32") * scale for x, y in outputs.items()}
-    model = keras.Model(image, outputs, name=network)
+    entry = NETWORKS[network]
+    model = entry.build(kernels, names, pooling or entry.pooling, precision)
     model.trainable = False
     return model
 
 
-def load_network(settings) -> tuple:
-    """nst.Settings resolved, `small`'s where VGG cannot be had, and their submodel, compiled."""
+class LoadedNetwork(NamedTuple):
+    """A network with its weights, ready for the pictures of these settings."""
+
+    settings: "Settings"  # resolved
+    extractor: Callable  # image -> activations by layer name, compiled
+
+    def fit(self, settings: "Settings") -> "LoadedNetwork":
+        """The same for a picture with other settings.
+
+        Raises UserError where they want another network, or layers that this one leaves out.
+        """
+        resolved = settings.resolved()
+        for name in ("network", "weights", "pooling", "precision"):
+            loaded, wanted = getattr(self.settings, name), getattr(resolved, name)
+            if loaded != wanted:
+                raise UserError(
+                    f"the network was loaded with --{name} {loaded}, not {wanted}: "
+                    "call load_network with these settings"
+                )
+        if missing := set(used_layers(resolved)) - set(used_layers(self.settings)):
+            raise UserError(
+                f"the network was loaded without {min(missing)}: "
+                "call load_network with these settings"
+            )
+        return self._replace(settings=resolved)
+
+
+def used_layers(settings: "Settings") -> list[str]:
+    """The layers that resolved settings give a weight to, by Keras's names."""
+    content = settings.content_layers if settings.content_weight else ()
+    style = settings.style_layers if settings.style_weight else ()
+    return list(layer_weights(settings.network, (*content, *style)))
+
+
+def load_network(settings: "Settings") -> LoadedNetwork:
+    """The network of these settings, `small` where VGG cannot be had; loaded once and kept."""
     resolved = settings.resolved()
-    layers = layer_weights(
-        resolved.network,
-        (resolved.content_layers if settings.content_weight else ())
-        + (resolved.style_layers if settings.style_weight else ()),
-    )
     try:
-        extractor = feature_extractor(
-            *(resolved.network, list(layers), resolved.pooling),
-            *(resolved.weights, resolved.precision),
+        extractor = _compiled_extractor(
+            resolved.network,
+            tuple(used_layers(resolved)),
+            resolved.pooling,
+            resolved.weights,
+            resolved.precision,
+            paths.changed(resolved.weights),
         )
     except WeightsUnavailable as reason:
         log.warning("%s. Going on with the bundled network (--network small).", reason)
         return load_network(dataclasses.replace(settings, network="small"))
-    return resolved, compiled(extractor)
+    return LoadedNetwork(resolved, extractor)
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled_extractor(network, layers, pooling, weights, precision, changed) -> Callable:
+    return compiled(feature_extractor(network, list(layers), pooling, weights, precision))
+
+
+def check_weights(path: str | Path, network: str) -> None:
+    """Raise UserError like `read_weights`; reads a file once as long as it stays the same."""
+    _check_weights(path, network, paths.changed(path))
+
+
+@functools.lru_cache
+def _check_weights(path, network, changed) -> None:
+    read_weights(path, network)
 
 
 def compiled(function: Callable) -> Callable:

@@ -68,6 +68,23 @@ def check_result_path(
             pass  # nothing less than writing shows that a folder can be written to
 
 
+def check_folder(path: str | os.PathLike) -> bool:
+    """Whether there is such a folder, to write into; raises UserError where there can be none."""
+    with _asking(path):
+        mode = _mode(path)
+        if mode and not stat.S_ISDIR(mode):
+            raise UserError(f"cannot make the folder {path}: it is a file; choose another -r")
+    return bool(mode)
+
+
+def files_in(folder: str | os.PathLike) -> list[Path]:
+    """What is in a folder, by name; raises UserError where it cannot be read."""
+    try:
+        return sorted(Path(folder).iterdir())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {folder}: {_why_unreadable(folder, error)}") from error
+
+
 def check_ending(path: str | os.PathLike, endings: Iterable[str]) -> None:
     """Raise UserError unless a name ends in one of these, in small letters or capitals."""
     suffix = Path(path).suffix
@@ -76,12 +93,23 @@ def check_ending(path: str | os.PathLike, endings: Iterable[str]) -> None:
         raise UserError(f"cannot write {path}: {problem}; use one of {', '.join(endings)}")
 
 
+def changed(path: str | os.PathLike | None) -> int | None:
+    """When a file was changed, in nanoseconds; None where there is none, or none to be seen."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return os.stat(path).st_mtime_ns  # noqa: PTH116
+    return None
+
+
 def is_same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
     """Whether both are names of one file, which need not be there yet."""
     if os.path.realpath(path) == os.path.realpath(other):
         return True
-    both = os.path.exists(path) and os.path.exists(other)  # noqa: PTH110 (Path's raises)
-    return both and os.path.samefile(path, other)  # noqa: PTH121
+    return exists(path) and exists(other) and os.path.samefile(path, other)  # noqa: PTH121
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Whether anything is seen there; unlike Path's method, never raises."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def write(path: str | os.PathLike, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Every option of a run with its default, from which the command line is made."""
+"""Every option of a picture with its default, from which the command line is made."""
 
 import dataclasses
 import math
@@ -6,6 +6,8 @@ import operator
 from dataclasses import dataclass
 
 from nstlib import UserError, networks
+from nstlib.losses import STYLE_LOSSES
+from nstlib.optimizers import NEED_FLOAT32, OPTIMIZERS
 
 LIMITS = {
     "at_least": operator.ge,
@@ -53,7 +55,7 @@ def numbers(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Settings:
-    """Every option of a run; raises UserError for values that cannot work.
+    """Every option of a picture; raises UserError for values that cannot work.
 
     None and "auto" stand for what suits the network, the size and the machine; `Result.settings`
     tells what that was.
@@ -63,11 +65,12 @@ class Settings:
     learning_rate: float = option(
         5.0, "initial learning rate of Adam, in grey levels", "-l", above=0
     )
-    optimizer: str = option("adam", "adam or lbfgs", one_of=("adam", "lbfgs"))
+    optimizer: str = option("adam", " or ".join(OPTIMIZERS), one_of=OPTIMIZERS)
     tolerance: float = option(0.0, "end a scale when 50 iterations gain less than this", at_least=0)
     precision: str = option("auto", "of the network", one_of=("auto", *networks.PRECISIONS))
     content_weight: float = option(1e4, "weight of the content loss", at_least=0)
     style_weight: float = option(1e-2, "weight of the style loss", at_least=0)
+    style_loss: str | None = option(None, " or ".join(STYLE_LOSSES), one_of=STYLE_LOSSES)
     tv_weight: float = option(1e2, "weight of the total variation: higher is smoother", at_least=0)
     size: int = option(512, "longest side of the result in pixels", at_least=32, at_most=16384)
     scales: int | str = option(
@@ -90,9 +93,6 @@ class Settings:
     content_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
     style_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
     pooling: str | None = option(None, "max or avg", one_of=("max", "avg"))
-    save_every: int = option(0, "save the picture so far every so many iterations", at_least=0)
-    timelapse: str | None = option(None, "animation of the run (.gif, .webp or .mp4)")
-    plot: str | None = option(None, "the loss curves as a picture")
     seed: int = option(0, "the same seed gives the same picture on the same machine", at_least=0)
 
     def __post_init__(self):
@@ -107,8 +107,10 @@ class Settings:
         blend = self.style_blend or (1,)
         if not all(0 <= share < math.inf for share in blend) or not sum(blend):
             raise UserError(f"--style_blend must be of numbers from 0 on, not all 0, not {blend}")
-        if self.optimizer == "lbfgs" and self.precision not in ("auto", "float32"):
-            raise UserError("--optimizer lbfgs needs --precision float32, for its line search")
+        if self.optimizer in NEED_FLOAT32 and self.precision not in ("auto", "float32"):
+            raise UserError(
+                f"--optimizer {self.optimizer} needs --precision float32, for its line search"
+            )
         for layers in (self.content_layers, self.style_layers):
             networks.layer_weights(self.network, layers or ())
 
@@ -126,11 +128,13 @@ class Settings:
         scales = 1 if refined else max(1, int(math.log2(self.size / 128)) + 1)
         precision = self.precision
         if precision == "auto":
-            precision = "float32" if self.optimizer == "lbfgs" else networks.best_precision()
+            exact = self.optimizer in NEED_FLOAT32
+            precision = "float32" if exact else networks.best_precision()
         return dataclasses.replace(
             self,
             content_layers=named(self.content_layers or network.content_layers),
             style_layers=named(self.style_layers or network.style_layers),
+            style_loss=self.style_loss or network.style_loss,
             pooling=self.pooling or network.pooling,
             scales=scales if self.scales == "auto" else self.scales,
             precision=precision,

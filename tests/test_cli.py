@@ -139,8 +139,9 @@ def test_options_are_settings():
     args = nst.parse(["-c", "a", "-s", "b", "-r", "c.jpg"])
     for field in dataclasses.fields(nst.Settings):
         assert getattr(args, field.name) == field.default, field.name
-    others = {"content", "style", "result", "print_every", "verbose", "debug", "dask"}
-    assert vars(args).keys() == {f.name for f in dataclasses.fields(nst.Settings)} | others
+    others = {"content", "style", "print_every", "verbose", "debug", "dask"}
+    fields = (*dataclasses.fields(nst.Settings), *dataclasses.fields(nst.Outputs))
+    assert vars(args).keys() == {field.name for field in fields} | others
     assert (args.print_every, args.verbose, args.debug) == (100, False, False)
 
 
@@ -166,9 +167,7 @@ VALUES = {
     "content_layers": ["conv2_1", "block2_conv2=0.5"],
     "style_layers": ["conv1_1"],
     "pooling": "max",
-    "save_every": 3,
-    "timelapse": "x.gif",
-    "plot": "plot.png",
+    "style_loss": "gram",
     "seed": 5,
 }
 

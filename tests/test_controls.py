@@ -12,7 +12,7 @@ from conftest import picture, style_distance, total_variation, weighted_losses
 from PIL import Image
 
 import nst
-from nstlib import UserError, colors, images, networks, tf
+from nstlib import UserError, colors, images, networks, scales, tf
 
 ROOT = Path(nst.__file__).parent
 CONTENT, STYLE, OTHER_STYLE = picture(35, 49), picture(49, 40, 1), picture(44, 49, 2)
@@ -57,7 +57,7 @@ def start(saved):
 
 
 def framed(image):
-    return images.with_margin(np.float64(image))[0]
+    return scales.with_margin(np.float64(image))[0]
 
 
 def watched(content=CONTENT, styles=STYLE, last=None, **changes):
@@ -439,7 +439,7 @@ def test_going_on_from_a_result(small, saved):
     assert nst.Settings(init=path, size=1024).resolved().scales == 1
     assert nst.Settings(init=path, size=1024, scales=2).resolved().scales == 2
     losses, image = first(init=path, **options | {"scales": "auto"})
-    assert (images.without_margin(image[None]) == result.image).all()
+    assert (scales.without_margin(image[None]) == result.image).all()
     settings = quick(**OWN, **options)
     expected = weighted_losses(framed(result.image), framed(CONTENT), [STYLE], settings, small)
     assert losses == pytest.approx(expected, rel=1e-4)
@@ -449,7 +449,7 @@ def test_going_on_from_a_result(small, saved):
 @pytest.mark.parametrize("share", [0, 0.5, 1])
 def test_noise_at_the_start(share):
     _, image = first(init_noise=share)
-    noise = images.without_margin(image[None]) - (1 - share) * np.float64(CONTENT)
+    noise = scales.without_margin(image[None]) - (1 - share) * np.float64(CONTENT)
     assert noise.mean() == pytest.approx(127.5 * share, abs=4)
     assert noise.std() == pytest.approx(255 / np.sqrt(12) * share, abs=3)
     assert noise.min() > -0.01
@@ -484,7 +484,7 @@ def test_content_alone_is_an_inversion():
     """Without a style loss, from noise, the activations come to be the photograph's."""
     options = {"num_iter": 100, "init": "noise", "style_weight": 0, "tv_weight": 0}
     result, _ = watched(learning_rate=20.0, **options)
-    assert result.best["content"] < 0.1 * result.losses["content"][0]
+    assert result.best_losses["content"] < 0.1 * result.losses["content"][0]
     assert np.corrcoef(result.image.ravel(), CONTENT.ravel())[0, 1] > 0.5
 
 
@@ -531,14 +531,14 @@ def test_lbfgs_stays_displayable(by_lbfgs):
 def test_lbfgs_keeps_the_best(by_lbfgs):
     result, steps = by_lbfgs
     losses, image = min(steps, key=lambda step: step[0]["total"])
-    assert result.best == losses
-    assert (images.to_uint8(images.without_margin(image[None])) == result.image).all()
+    assert result.best_losses == losses
+    assert (images.to_uint8(scales.without_margin(image[None])) == result.image).all()
     assert result.cut_short is None
 
 
 def test_lbfgs_is_ahead_of_adam(by_lbfgs):
     adam = nst.stylize(CONTENT, STYLE, quick(num_iter=60, style_weight=1e-4))
-    assert by_lbfgs[0].best["total"] < adam.best["total"]
+    assert by_lbfgs[0].best_losses["total"] < adam.best_losses["total"]
 
 
 @pytest.mark.parametrize("num_iter", [1, 7])
@@ -551,7 +551,7 @@ def test_lbfgs_stops_when_told():
     result, steps = watched(last=4, optimizer="lbfgs", num_iter=20)
     assert len(steps) == 5
     assert result.cut_short is None
-    assert result.best["total"] == min(result.losses["total"])
+    assert result.best_losses["total"] == min(result.losses["total"])
 
 
 def test_lbfgs_interrupted():
@@ -567,7 +567,7 @@ def test_lbfgs_interrupted():
     assert isinstance(result.cut_short, KeyboardInterrupt)
     assert len(result.losses["total"]) == 5
     best = min(seen, key=lambda step: step[0])
-    assert result.best["total"] == best[0]
+    assert result.best_losses["total"] == best[0]
     assert (result.image == best[1]).all()
 
 
@@ -595,9 +595,9 @@ def stalling(tolerance, num_iter=120, falls=0):
         total = tf.constant(0.99 ** min(len(seen), falls))
         return {"total": total, "content": total}, tf.ones_like(image)
 
-    best = tf.Variable(tf.fill([1, 4, 5, 3], 250.0))
+    start = tf.fill([1, 4, 5, 3], 250.0)
     settings = nst.Settings(tolerance=tolerance)
-    nst.minimize(objective, best, settings, num_iter, lambda *step: seen.append(step))
+    nst.minimize(objective, start, settings, num_iter, lambda *step: seen.append(step))
     return len(seen)
 
 
@@ -637,7 +637,7 @@ def test_bfloat16_comes_to_the_same_loss(small):
         best = min(steps, key=lambda step: step[0]["total"])[1]
         expected = weighted_losses(best, framed(CONTENT), [STYLE], settings, small)
         totals.append(expected["total"])
-        assert result.best["total"] == pytest.approx(totals[-1], rel=0.01)
+        assert result.best_losses["total"] == pytest.approx(totals[-1], rel=0.01)
     assert totals[0] < 0.5 * result.losses["total"][0]
     assert totals[1] == pytest.approx(totals[0], rel=0.02)
 
@@ -660,10 +660,10 @@ def test_picture_of_a_step_is_the_result_if_it_ends_there(at, init):
     options = {"num_iter": 6, "scales": 2, "size": 96, "learning_rate": 2.0, "init": init}
     result = nst.stylize(CONTENT, STYLE, quick(**options), on_step)
     step, whole, smaller, image = seen
-    assert result.best == step.losses
+    assert result.best_losses == step.losses
     assert whole.dtype == np.uint8
     assert (whole == result.image).all()
     assert smaller.shape == (46, 64, 3)
-    exact = images.without_margin(step.tensor)
+    exact = scales.without_margin(step.tensor)
     assert image.shape == exact.shape == ((34, 48, 3) if at == 2 else (69, 96, 3))
     assert np.abs(image - exact).max() < 1

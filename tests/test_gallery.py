@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import nst
 from nstlib import UserError, cli, gallery, images
+from nstlib.networks import LoadedNetwork
 
 ROOT = Path(nst.__file__).parent
 QUICK = ["--network", "small", "--size", "48", "-n", "4"]
@@ -73,7 +74,7 @@ def calls(monkeypatch):
         return nst.Result(image, {"total": [3.0, 2.0, step]}, settings)
 
     monkeypatch.setattr(nst, "stylize", stylize)
-    monkeypatch.setattr(nst, "load_network", lambda settings: (settings.resolved(), None))
+    monkeypatch.setattr(nst, "load_network", lambda x: LoadedNetwork(x.resolved(), None))
     return calls
 
 
@@ -293,12 +294,12 @@ def test_what_cannot_work_is_refused_before_work(folders, calls, capsys, argv, t
 
 
 def test_options_for_one_picture_are_refused():
-    names = "mask", "save_every", "timelapse", "plot"
-    gallery.refuse(SETTINGS, *names)
+    names = "save_every", "timelapse", "plot"
+    gallery.refuse(nst.Outputs("x.png"), *names)
     with pytest.raises(UserError, match="--timelapse is for one picture"):
-        gallery.refuse(dataclasses.replace(SETTINGS, timelapse="x.gif"), *names)
-    with pytest.raises(UserError, match="--save_every is for one picture"):
-        gallery.refuse(dataclasses.replace(SETTINGS, save_every=3), *names)
+        gallery.refuse(nst.Outputs("x.png", timelapse="x.gif"), *names)
+    with pytest.raises(UserError, match="--mask is for one picture"):
+        gallery.refuse(dataclasses.replace(SETTINGS, mask=("x.png",)), "mask")
 
 
 def test_a_sheet_of_another_kind_is_replaced_not_without_a_word(folders, calls, caplog):

@@ -182,7 +182,7 @@ def gradient():
         options = {"network": "small", "content_weight": 100.0, "style_weight": 1e-5} | changes
         settings, extractor = nst.load_network(nst.Settings(precision=precision, **options))
         content, style, image = (batch(picture(32, 48, seed)) for seed in range(3))
-        targets = nst.take_targets(extractor, content, [style], settings)
+        targets = nst.take_targets(extractor, settings, content, [style])
         return nst.make_objective(extractor, settings)(targets, image)[1].numpy().ravel()
 
     return at
@@ -330,7 +330,8 @@ def test_vgg_equals_keras(vgg, network):
 
 def test_trained_model_has_more_than_weights(tmp_path, monkeypatch):
     """The optimizer's momenta, saved beside the weights, have the weights' names and shapes."""
-    tiny = networks.Network(((4, 2), (6, 1)), ("block1_conv1",), ("block1_conv1",), "max", "")
+    layers = {"content_layers": ("block1_conv1",), "style_layers": ("block1_conv1",)}
+    tiny = networks.VGG(blocks=((4, 2), (6, 1)), **layers, pooling="max", weights="")
     monkeypatch.setitem(networks.NETWORKS, "tiny", tiny)
     keras = tf.keras
     model = keras.Sequential(

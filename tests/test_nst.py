@@ -9,7 +9,7 @@ import pytest
 from conftest import picture, style_distance, total_variation, weighted_losses
 
 import nst
-from nstlib import UserError, images, networks, tf
+from nstlib import UserError, images, networks, scales, tf
 
 CONTENT, STYLE, OTHER_STYLE = picture(32, 40), picture(40, 32, 1), picture(32, 32, 2)
 LAYERS = tuple(f"block{b}_conv1" for b in range(1, 6))
@@ -141,7 +141,7 @@ def test_scales_start_at_128_or_more(size, scales):
     ],
 )
 def test_plan_scales(settings, thinnest, plan):
-    assert nst.plan_scales(nst.Settings(**settings).resolved(), thinnest) == plan
+    assert scales.plan_scales(nst.Settings(**settings).resolved(), thinnest) == plan
 
 
 # The objective
@@ -154,7 +154,7 @@ def objective(request, small):
     settings = quick(**options)
     settings, extractor = nst.load_network(settings)
     styles = [batch(STYLE), batch(OTHER_STYLE)]
-    targets = nst.take_targets(extractor, batch(CONTENT), styles, settings)
+    targets = nst.take_targets(extractor, settings, batch(CONTENT), styles)
     image = np.float64(picture(32, 40, 3))
     return partial(nst.make_objective(extractor, settings), targets), image, settings
 
@@ -203,7 +203,7 @@ def test_weight_0_leaves_a_loss_out(left_out, small, weights):
     settings, extractor = nst.load_network(settings)
     if left_out == "style":
         assert list(extractor(batch(CONTENT))) == ["block3_conv2"]
-    targets = nst.take_targets(extractor, batch(CONTENT), [batch(STYLE)], settings)
+    targets = nst.take_targets(extractor, settings, batch(CONTENT), [batch(STYLE)])
     image = picture(32, 40, 3)
     parts, gradient = nst.make_objective(extractor, settings)(targets, batch(image))
     expected = weighted_losses(image, CONTENT, [STYLE], settings, small)
@@ -215,18 +215,25 @@ def test_weight_0_leaves_a_loss_out(left_out, small, weights):
 # The loop and its best image
 
 
-def run_minimize(objective, start, num_iter, rate):
-    """Adam on a made-up objective: the best image, and (loss, mean grey level) at each report."""
-    best = tf.Variable(tf.fill([1, 4, 5, 3], float(start)))
-    reports = []
+@pytest.fixture
+def run(monkeypatch):
+    """Adam on a made-up objective, from a grey picture: its result, and (loss, mean grey level) at
+    each step."""
 
-    def report(iteration, parts, image):
-        assert iteration == len(reports)
-        assert 0 <= image.numpy().min() <= image.numpy().max() <= 255
-        reports.append((parts["total"], float(image.numpy().mean())))
+    def run(objective, start, num_iter, rate, **changes):
+        monkeypatch.setattr(nst, "make_objective", lambda *_: lambda _, image: objective(image))
+        steps = []
 
-    settings = nst.Settings(learning_rate=rate)
-    return best, reports, lambda: nst.minimize(objective, best, settings, num_iter, report)
+        def on_step(step):
+            image = step.tensor.numpy()
+            assert 0 <= image.min() <= image.max() <= 255
+            steps.append((step.losses["total"], float(image.mean())))
+
+        settings = quick(num_iter=num_iter, learning_rate=rate, size=32, scales=1, **changes)
+        grey = np.full([32, 32, 3], start, np.uint8)
+        return nst.stylize(grey, STYLE, settings, on_step), steps
+
+    return run
 
 
 def walk(loss):
@@ -239,75 +246,64 @@ def walk(loss):
     return objective
 
 
-def test_best_image_is_the_one_of_lowest_loss():
+def test_best_image_is_the_one_of_lowest_loss(run):
     """The walk passes the minimum, at 100, on its way from 250 to 0."""
-    best, reports, minimize = run_minimize(walk(lambda x: (x - 100) ** 2), 250, 30, 20.0)
-    minimize()
-    losses = [loss for loss, _ in reports]
-    assert len(losses) == 31
-    assert 0 < np.argmin(losses) < 20
-    assert losses[-1] > 10 * min(losses)
-    image = best.numpy()
-    assert np.ptp(image) == 0
-    np.testing.assert_allclose((image.mean() - 100) ** 2, min(losses), rtol=1e-3)
+    result, steps = run(walk(lambda x: (x - 100) ** 2), 250, 30, 20.0)
+    totals, levels = zip(*steps, strict=True)
+    assert len(totals) == 31
+    assert 0 < np.argmin(totals) < 20
+    assert totals[-1] > 10 * min(totals)
+    assert (result.image == round(levels[np.argmin(totals)])).all()
+    assert result.best_losses["total"] == min(totals)
+    assert levels[0] == 250
+    np.testing.assert_allclose(totals, (np.array(levels) - 100) ** 2, rtol=1e-4, atol=1e-2)
 
 
-def test_reports_see_each_image_with_its_loss():
-    best, reports, minimize = run_minimize(walk(lambda x: (x - 100) ** 2), 250, 10, 20.0)
-    minimize()
-    assert reports[0][1] == 250
-    for loss, level in reports:
-        np.testing.assert_allclose(loss, (level - 100) ** 2, rtol=1e-4, atol=1e-2)
-    assert min(reports)[1] == best.numpy().mean()
+def test_of_equals_the_last_is_the_best(run):
+    result, steps = run(walk(lambda x: 0 * x + 1), 250, 5, 20.0)
+    assert (result.image == round(steps[-1][1])).all()
 
 
-def test_the_last_image_counts_too():
-    best, reports, minimize = run_minimize(walk(lambda x: x), 250, 10, 5.0)
-    minimize()
-    losses = [loss for loss, _ in reports]
-    assert losses == sorted(losses, reverse=True)
-    np.testing.assert_allclose(best.numpy().mean(), losses[-1], rtol=1e-6)
-    steps = -np.diff(losses)  # the rate falls along half a cosine
+def test_the_last_image_counts_too(run):
+    result, steps = run(walk(lambda x: x), 250, 10, 5.0)
+    totals = [total for total, _ in steps]
+    assert totals == sorted(totals, reverse=True)
+    assert (result.image == round(totals[-1])).all()
+    falls = -np.diff(totals)  # the rate falls along half a cosine
     expected = 5 * (1 + np.cos(np.pi * np.arange(10) / 10)) / 2
-    np.testing.assert_allclose(steps, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(falls, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("start", "sign", "end"), [(20, 1, 0), (230, -1, 255)])
-def test_pixels_stay_displayable(start, sign, end):
+def test_pixels_stay_displayable(run, start, sign, end):
     def objective(image):
         total = sign * tf.reduce_mean(image)
         return {"total": total, "tv": total}, sign * tf.ones_like(image)
 
-    best, reports, minimize = run_minimize(objective, start, 20, 30.0)
-    minimize()
-    assert (best.numpy() == end).all()
-    assert reports[-1][0] == sign * end
+    result, steps = run(objective, start, 20, 30.0)
+    assert (result.image == end).all()
+    assert steps[-1][0] == sign * end
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_bad_loss_keeps_the_best_image(bad):
-    def loss(level):
-        return tf.where(level < 150, bad, level)
-
-    best, reports, minimize = run_minimize(walk(loss), 250, 50, 20.0)
-    with pytest.raises(UserError) as error:
-        minimize()
-    assert "--content_weight" in str(error.value)
-    assert "--learning_rate" in str(error.value)
-    assert 2 < len(reports) < 50
-    assert all(math.isfinite(loss) for loss, _ in reports)
-    assert 150 <= best.numpy().mean() < 190
-    np.testing.assert_allclose(best.numpy().mean(), min(reports)[0], rtol=1e-6)
+def test_bad_loss_keeps_the_best_image(run, bad):
+    result, steps = run(walk(lambda x: tf.where(x < 150, bad, x)), 250, 50, 20.0)
+    assert isinstance(result.cut_short, UserError)
+    assert "--content_weight" in str(result.cut_short)
+    assert "--learning_rate" in str(result.cut_short)
+    assert 2 < len(steps) < 50
+    assert all(math.isfinite(total) for total, _ in steps)
+    assert 150 <= result.image.mean() < 190
+    assert (result.image == round(min(steps)[0])).all()
 
 
-def test_overflowing_total_is_a_bad_loss_too():
+def test_overflowing_total_is_a_bad_loss_too(run):
     def objective(image):
         part = tf.reduce_mean(image) * 0 + 3e38
         return {"total": part + part, "content": part, "style": part}, tf.ones_like(image)
 
-    _, _, minimize = run_minimize(objective, 250, 5, 1.0)
     with pytest.raises(UserError):
-        minimize()
+        run(objective, 250, 5, 1.0)
 
 
 # stylize
@@ -345,7 +341,7 @@ def test_result(painted):
 def test_result_tells_the_settings_that_were_used(painted):
     settings = painted[0].settings
     left = {x for x, value in dataclasses.asdict(settings).items() if value in (None, "auto")}
-    assert left == {"weights", "style_blend", "mask", "timelapse", "plot"}
+    assert left == {"weights", "style_blend", "mask"}
     assert settings.content_layers == ("block3_conv2",)
     assert settings.style_layers == LAYERS
     assert (settings.network, settings.pooling, settings.scales) == ("small", "avg", 2)
@@ -374,12 +370,12 @@ def test_a_scale_carries_over_what_the_one_before_changed(monkeypatch):
     content[1:32:2] = 140
     starts = []
 
-    def paint(objective, best, settings, num_iter, report):
-        report(0, {"total": 1.0}, best)
-        starts.append(images.without_margin(best))
-        changed = best.numpy()
+    def paint(objective, start, settings, num_iter, report):
+        report(0, {"total": 2.0}, start)
+        starts.append(scales.without_margin(start))
+        changed = start.numpy()
         changed[:, 32:48, 20:36] = 200
-        best.assign(changed)
+        report(1, {"total": 1.0}, tf.constant(changed))
 
     monkeypatch.setattr(nst, "minimize", paint)
     result = nst.stylize(content, STYLE, quick(scales=2, size=80))
@@ -400,7 +396,7 @@ def test_style_comes_nearer(painted, small):
 
 
 def framed(image):
-    return images.with_margin(np.float64(image))[0]
+    return scales.with_margin(np.float64(image))[0]
 
 
 def test_step_shows_the_image_of_its_losses(small, weights):
@@ -412,7 +408,7 @@ def test_step_shows_the_image_of_its_losses(small, weights):
     result = nst.stylize(CONTENT, STYLE, quick(**weights), on_step)
     assert (steps[0][1] == CONTENT).all()
     for total, image, exact in steps:
-        assert np.abs(images.without_margin(exact[None]) - image).max() < 0.51
+        assert np.abs(scales.without_margin(exact[None]) - image).max() < 0.51
         style = images.load(STYLE, 40)
         expected = weighted_losses(exact, framed(CONTENT), [style], result.settings, small)
         assert total == pytest.approx(expected["total"], rel=1e-3)
@@ -543,28 +539,26 @@ def press_ctrl_c():
 
 @pytest.mark.parametrize("at", [0, 2, 3, 5, 6])
 @pytest.mark.parametrize("action", [press_ctrl_c, lambda: False])
-def test_early_end_gives_the_best_image(at, action, monkeypatch):
-    minimize, bests = nst.minimize, []
+def test_early_end_gives_the_best_image(at, action):
+    steps = []
 
-    def observed(objective, best, *args):
-        bests.append(best)
-        minimize(objective, best, *args)
+    def act(step):
+        steps.append(step)
+        return action() if step.iteration == at else None
 
-    monkeypatch.setattr(nst, "minimize", observed)
-    result = interrupted(at, action)
+    settings = quick(num_iter=6, scales=2, size=80)
+    result = nst.stylize(CONTENT, STYLE, settings, act)
     assert len(result.losses["total"]) == at + 1
-    if action is press_ctrl_c:
-        assert isinstance(result.cut_short, KeyboardInterrupt)
-    else:
-        assert result.cut_short is None
-    assert len(bests) == (1 if at <= 3 else 2)
-    best = images.without_margin(bests[-1])
+    assert isinstance(result.cut_short, KeyboardInterrupt if action is press_ctrl_c else type(None))
+    of_scale = [x for x in steps if x.tensor.shape == steps[-1].tensor.shape]
+    best = min(of_scale, key=lambda step: step.losses["total"])
+    image = scales.without_margin(best.tensor)
     if at <= 3:  # its changes, on the photograph at full size
         photograph = images.load(CONTENT, 80)
-        before = images.resize(images.resize(photograph, 32, 40), 64, 80)
-        best = np.clip(photograph + images.resize(best, 64, 80) - before, 0, 255)
+        base = images.resize(images.resize(photograph, 32, 40), 64, 80)
+        image = np.clip(photograph + images.resize(image, 64, 80) - base, 0, 255)
     assert result.image.shape == (64, 80, 3)
-    assert np.abs(result.image - best).max() < 0.51
+    assert np.abs(result.image - image).max() < 0.51
 
 
 def test_other_exceptions_go_through():

@@ -15,7 +15,7 @@ from conftest import picture
 from PIL import ExifTags, Image
 
 import nst
-from nstlib import UserError, __version__, cli, images, tf
+from nstlib import UserError, __version__, cli, images, provenance, tf
 
 ROOT = Path(nst.__file__).parent
 METADATA = {
@@ -107,8 +107,7 @@ def test_rescued_image_has_its_metadata(tmp_path, monkeypatch):
 
 def settings_of(argv):
     args = nst.parse(argv)
-    names = [field.name for field in dataclasses.fields(nst.Settings)]
-    return nst.Settings(**{name: getattr(args, name) for name in names}), args
+    return cli.chosen(nst.Settings, args), args
 
 
 CHANGES = {
@@ -125,9 +124,7 @@ CHANGES = {
     "content_layers": ["block2_conv1", "block3_conv2"],
     "style_layers": ["block1_conv1"],
     "pooling": "max",
-    "save_every": 5,
-    "timelapse": "--run.gif",
-    "plot": "plot 1.png",
+    "style_loss": "gram",
     "optimizer": "lbfgs",
     "tolerance": 0.001,
     "precision": "float32",
@@ -157,7 +154,7 @@ def test_command_of_settings(change):
     """Each option alone, and all at once; with what resolved() fills in, and without."""
     settings = nst.Settings(**change)
     for wanted in (settings, settings.resolved()):
-        argv = cli.command(wanted, "a.jpg", ["b.jpg"], "c.png")
+        argv = provenance.command(wanted, "a.jpg", ["b.jpg"], "c.png")
         assert settings_of(argv)[0].resolved() == settings.resolved()
         options = {x.partition("=")[0] for x in argv if x.startswith("--")}
         assert options <= {f"--{name}" for name in (*change, "precision")}
@@ -165,10 +162,10 @@ def test_command_of_settings(change):
 
 @pytest.mark.parametrize(("content", "styles", "result"), NAMES)
 def test_names_in_the_command(content, styles, result):
-    argv = cli.command(nst.Settings(**CHANGES), content, styles, result)
+    argv = provenance.command(nst.Settings(**CHANGES), content, styles, result)
     settings, args = settings_of(shlex.split(shlex.join(argv)))
     assert (args.content, args.style, args.result) == (content, styles, result)
-    assert settings == nst.Settings(**CHANGES)
+    assert settings.resolved() == nst.Settings(**CHANGES).resolved()
 
 
 def test_kinds_of_options():
@@ -201,7 +198,7 @@ def test_kinds_of_options():
     for change in ({}, *({name: value} for name, value in changes.items()), changes):
         parser = cli.Parser()
         parser.add_fields(Settings)
-        argv = cli.command(Settings(**change).resolved(), "c", ["s"], "r")
+        argv = provenance.command(Settings(**change).resolved(), "c", ["s"], "r")
         assert argv[:6] == ["-c", "c", "-s", "s", "-r", "r"]
         assert Settings(**vars(parser.parse_args(argv[6:]))) == Settings(**change)
     assert argv[6:] == [
@@ -269,7 +266,7 @@ def test_losses_are_those_of_the_picture(monkeypatch, second, best):
     settings = nst.Settings(num_iter=9, size=64, network="small", scales=2)
     result = nst.stylize(picture(48, 48), picture(32, 32, 1), settings)
     assert result.losses["total"] == [6, 1, 5, 4, 3, 2, 2, *second[1:]]
-    assert cli.metadata("a", ["b"], "c", result)["losses"] == {"total": best, "style": best / 2}
+    assert result.best_losses == {"total": best, "style": best / 2}
 
 
 def test_interrupted_run_shows_how_far_it_came(tmp_path, capsys):
@@ -278,6 +275,27 @@ def test_interrupted_run_shows_how_far_it_came(tmp_path, capsys):
     out, err = show(capsys, tmp_path / "x.png")
     assert "--num_iter 50" in out
     assert "3 of 50 iterations, total 3.000e-01" in err
+
+
+def test_of_version_1_0_what_no_picture_depends_on_is_left_out(tmp_path, capsys):
+    settings = {"num_iter": 50, "save_every": 5, "timelapse": "x.gif", "plot": None}
+    metadata = {**METADATA, "style": ["s.png"], "settings": settings}
+    images.save(tmp_path / "x.png", picture(20, 20), metadata)
+    out, _ = show(capsys, tmp_path / "x.png")
+    assert shlex.split(out)[-2:] == ["--num_iter", "50"]
+
+
+def test_saved_result_tells_how_it_was_made(tmp_path):
+    images.save(tmp_path / "style.png", picture(32, 32, 1))
+    settings = nst.Settings(num_iter=1, size=32, network="small", precision="float32")
+    result = nst.stylize(picture(32, 32), tmp_path / "style.png", settings)
+    result.save(tmp_path / "x.png")
+    assert images.read_metadata(tmp_path / "x.png")["losses"] == result.best_losses
+    argv, how_it_went = provenance.read(tmp_path / "x.png")
+    args = nst.parse(argv)
+    assert (args.content, args.style) == ("(array)", [str(tmp_path / "style.png")])
+    assert cli.chosen(nst.Settings, args).resolved() == result.settings
+    assert "1 of 1 iterations" in how_it_went
 
 
 def test_names_of_any_bytes_are_shown(tmp_path):

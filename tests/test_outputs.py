@@ -1,4 +1,5 @@
-"""Pictures on the way, and the animation: which, how large, how long, and what failures cost."""
+"""What is written beside a picture: pictures on the way, and the animation: which, how large, how
+long, and what failures cost."""
 
 import errno
 import math
@@ -15,7 +16,8 @@ from conftest import picture
 from PIL import Image
 
 import nst
-from nstlib import UserError, images, timelapse
+from nstlib import UserError, images, outputs
+from nstlib.outputs import Outputs
 
 ENDINGS = [".gif", ".webp", ".mp4"]
 
@@ -57,21 +59,27 @@ def smooth(height, width, *corners):
     return images.to_uint8(first + across * (last - first))
 
 
-def fake_steps(plan, picture=lambda iteration, size: np.zeros((4, 6, 3), np.uint8)):
-    """The steps of a run, with (side, iterations) of each scale as in nst.plan_scales."""
+def fake_steps(plan, picture=lambda iteration, size: np.zeros((4, 6, 3), np.uint8), **changes):
+    """The steps of a run, with (side, iterations) of each scale as in scales.plan_scales."""
+    num_iter = sum(num_iter for _, num_iter in plan)
+    settings = nst.Settings(**{"num_iter": num_iter, **changes})
 
     def step(side, iteration):
         def at(size=None):
             return picture(iteration, size)
 
         tensor = SimpleNamespace(shape=(1, side, side, 3))
-        return SimpleNamespace(iteration=iteration, tensor=tensor, picture=at)
+        return SimpleNamespace(iteration=iteration, tensor=tensor, picture=at, settings=settings)
 
     done = 0
     for side, num_iter in plan:
         for iteration in range(0 if not done else 1, num_iter + 1):
             yield step(side, done + iteration)
         done += num_iter
+
+
+def finished(image):
+    return nst.Result(image, {"total": [1.0]}, nst.Settings())
 
 
 # What a step shows
@@ -110,8 +118,8 @@ def test_picture_of_a_step_is_the_result_of_ending_there(init):
 def test_step_pictures(tmp_path):
     """All of the result's size and format, named so that they sort; nothing else beside."""
     content, style = picture(48, 64), picture(32, 32, 1)
-    settings = nst.Settings(num_iter=9, scales=2, size=64, network="small", save_every=2)
-    record = timelapse.Timelapse(settings, tmp_path / "my.result.png")
+    settings = nst.Settings(num_iter=9, scales=2, size=64, network="small")
+    record = Outputs(tmp_path / "my.result.png", save_every=2)
     seen = {}
 
     def on_step(step):
@@ -119,8 +127,8 @@ def test_step_pictures(tmp_path):
         seen[f"{step.iteration:06}.png"] = step.picture()
 
     result = nst.stylize(content, style, settings, on_step)
-    record.save(result.image)
-    assert [path.name for path in tmp_path.iterdir()] == ["my.result_steps"]
+    record.save(result)
+    assert {path.name for path in tmp_path.iterdir()} == {"my.result.png", "my.result_steps"}
     saved = sorted(path.name for path in (tmp_path / "my.result_steps").iterdir())
     assert saved == ["000002.png", "000004.png", "000006.png", "000008.png"]
     for name in saved:
@@ -129,9 +137,8 @@ def test_step_pictures(tmp_path):
 
 
 def test_names_sort_however_many(tmp_path):
-    settings = nst.Settings(num_iter=10_000_000, save_every=5_000_000)
-    record = timelapse.Timelapse(settings, tmp_path / "x.jpg")
-    for step in fake_steps([(8, 2)]):
+    record = Outputs(tmp_path / "x.jpg", save_every=5_000_000)
+    for step in fake_steps([(8, 2)], num_iter=10_000_000):
         step.iteration *= 5_000_000
         record.add(step)
     assert sorted(x.name for x in (tmp_path / "x_steps").iterdir()) == [
@@ -141,7 +148,6 @@ def test_names_sort_however_many(tmp_path):
 
 
 def test_pictures_of_an_earlier_run_are_replaced_not_without_a_word(tmp_path, caplog):
-    settings = nst.Settings(num_iter=4, save_every=2)
     folder = tmp_path / "x_steps"
     folder.mkdir()
     for name in ("000002.png", "000500.JPG", "1234567.webp"):
@@ -149,7 +155,8 @@ def test_pictures_of_an_earlier_run_are_replaced_not_without_a_word(tmp_path, ca
     for name in ("notes.txt", "my 000500.jpg", "000500.txt", "12345.jpg"):
         (folder / name).write_text("the user's own")
     before = sorted(folder.iterdir())
-    record = timelapse.Timelapse(settings, tmp_path / "x.png")
+    record = Outputs(tmp_path / "x.png", save_every=2)
+    record.check()
     assert f"3 earlier pictures in {folder} will be replaced" in caplog.text
     steps = fake_steps([(8, 4)])
     record.add(next(steps))
@@ -171,25 +178,24 @@ def test_pictures_of_an_earlier_run_in_use_are_kept(tmp_path, link):
     source = tmp_path / "link.png" if link else folder / "000500.png"
     if link:
         link(source, folder / "000500.png")
-    settings = nst.Settings(save_every=2)
     with pytest.raises(UserError, match="would be replaced; choose another --result") as error:
-        timelapse.Timelapse(settings, tmp_path / "x.png", ["a.jpg", str(source)])
+        Outputs(tmp_path / "x.png", save_every=2).check(["a.jpg", str(source)])
     assert str(source) in str(error.value)
-    timelapse.Timelapse(settings, tmp_path / "y.png", ["a.jpg", str(source)])
+    Outputs(tmp_path / "y.png", save_every=2).check(["a.jpg", str(source)])
 
 
 def test_no_folder_for_step_pictures(tmp_path):
     (tmp_path / "x_steps").write_text("the user's own")
-    with pytest.raises(UserError, match=r"x_steps: it is a file; choose another --result"):
-        timelapse.Timelapse(nst.Settings(save_every=2), tmp_path / "x.png")
-    timelapse.Timelapse(nst.Settings(), tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"x_steps: it is a file; choose another -r"):
+        Outputs(tmp_path / "x.png", save_every=2).check()
+    Outputs(tmp_path / "x.png").check()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_protected_folder_for_step_pictures(tmp_path):
     (tmp_path / "x_steps").mkdir(mode=0o555)
     with pytest.raises(UserError, match="Permission denied"):
-        timelapse.Timelapse(nst.Settings(save_every=2), tmp_path / "x.png")
+        Outputs(tmp_path / "x.png", save_every=2).check()
 
 
 @pytest.mark.parametrize(
@@ -209,7 +215,7 @@ def test_failing_step_pictures_do_not_end_the_run(
         raise error
 
     monkeypatch.setattr(owner, name, failing)
-    record = timelapse.Timelapse(nst.Settings(num_iter=9, save_every=2), tmp_path / "x.png")
+    record = Outputs(tmp_path / "x.png", save_every=2)
     for step in fake_steps([(8, 9)]):
         record.add(step)
     assert len(attempts) == 1
@@ -221,7 +227,7 @@ def test_failing_step_pictures_do_not_end_the_run(
 # The animation
 
 
-def taken(settings, plan):
+def taken(plan):
     """The iterations of which the animation has frames."""
     found = []
 
@@ -229,7 +235,7 @@ def taken(settings, plan):
         found.append(iteration)
         return np.zeros((4, 6, 3), np.uint8)
 
-    record = timelapse.Timelapse(settings, "x.png")
+    record = Outputs("x.png", timelapse="x.gif")
     for step in fake_steps(plan, at):
         record.add(step)
     return found
@@ -239,7 +245,7 @@ def test_spacing():
     """At each scale at the iterations 1000 * (i / 25)**3 from its first, which are ever farther
     apart; the defaults have about fifty."""
     plan = [(128, 571), (256, 286), (512, 143)]
-    found = taken(nst.Settings(timelapse="x.gif"), plan)
+    found = taken(plan)
     assert 40 <= len(found) <= 60
     expected = set()
     for first, end in ((0, 571), (572, 857), (858, 1000)):
@@ -256,7 +262,7 @@ def test_spacing():
 def test_number_of_frames_is_bounded(num_iter, scales, most):
     shares = [0.5**k for k in range(scales)]
     plan = [(k, round(num_iter * share / sum(shares))) for k, share in enumerate(shares)]
-    found = taken(nst.Settings(num_iter=num_iter, timelapse="x.gif"), plan)
+    found = taken(plan)
     assert found[0] == 0
     assert min(num_iter, 18) < len(found) <= most
 
@@ -269,20 +275,19 @@ def test_number_of_frames_is_bounded(num_iter, scales, most):
 def test_frames(tmp_path, monkeypatch, ending, height, width, size, expected):
     """From the start image to the result, all of one even size, the first and last seen longer."""
     needs_ffmpeg(ending)
-    monkeypatch.setattr(timelapse, "SIZE", 80)
+    monkeypatch.setattr(outputs, "SIZE", 80)
     start = smooth(height, width, (200, 30, 30), (240, 200, 30))
     result = smooth(height, width, (30, 60, 220), (120, 120, 120))
-    settings = nst.Settings(num_iter=9, size=size, timelapse=str(tmp_path / f"x{ending}"))
-    record = timelapse.Timelapse(settings, tmp_path / "x.png")
+    record = Outputs(tmp_path / "x.png", timelapse=str(tmp_path / f"x{ending}"))
 
     def at(iteration, size):
         return resized((start * (1 - iteration / 10) + result * (iteration / 10)), size)
 
-    for step in fake_steps([(32, 6), (64, 3)], at):
+    for step in fake_steps([(32, 6), (64, 3)], at, size=size):
         record.add(step)
     assert not list(tmp_path.iterdir())
-    record.save(result)
-    assert [path.name for path in tmp_path.iterdir()] == [f"x{ending}"]
+    record.save(finished(result))
+    assert {path.name for path in tmp_path.iterdir()} == {"x.png", f"x{ending}"}
     frames, durations = frames_of(tmp_path / f"x{ending}")
     assert frames.shape[1:] == (*expected, 3)
     if ending == ".mp4":
@@ -302,10 +307,9 @@ def test_colours(tmp_path, ending):
     needs_ffmpeg(ending)
     patches = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 120, 40)]
     image = np.repeat(np.repeat(np.uint8([patches[:3], patches[3:]]), 32, 0), 32, 1)
-    settings = nst.Settings(size=96, timelapse=str(tmp_path / f"x{ending}"))
-    record = timelapse.Timelapse(settings, tmp_path / "x.png")
+    record = Outputs(tmp_path / "x.png", timelapse=str(tmp_path / f"x{ending}"))
     record.add(next(fake_steps([(32, 1)], lambda *_: 255 - image)))
-    record.save(image)
+    record.save(finished(image))
     frames, _ = frames_of(tmp_path / f"x{ending}")
     difference = frames[-1] - np.float32(image)
     assert np.abs(difference[16::32, 16::32]).max() < 6
@@ -314,8 +318,7 @@ def test_colours(tmp_path, ending):
 def test_mp4_plays_everywhere(tmp_path):
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     path = tmp_path / "x.MP4"
-    record = timelapse.Timelapse(nst.Settings(size=64, timelapse=str(path)), tmp_path / "x.png")
-    record.save(picture(64, 64))
+    Outputs(tmp_path / "x.png", timelapse=str(path)).save(finished(picture(64, 64)))
     about = next(imageio_ffmpeg.read_frames(str(path)))
     assert about["codec"] == "h264"
     assert about["pix_fmt"].startswith("yuv420p(tv, bt709")
@@ -409,7 +412,7 @@ def test_failing_animation_costs_neither_result_nor_earlier_animation(
     Path(f"x{ending}").write_text("the earlier one")
     if ending == ".mp4":
         failed = subprocess.CompletedProcess([], 1, b"", b"more\nx: No space left on device\n")
-        monkeypatch.setattr(timelapse.subprocess, "run", lambda *args, **kwargs: failed)
+        monkeypatch.setattr(outputs.subprocess, "run", lambda *args, **kwargs: failed)
     else:
         save = Image.Image.save
 
@@ -429,14 +432,14 @@ def test_failing_animation_costs_neither_result_nor_earlier_animation(
 
 
 def test_interrupted_run_has_its_animation(files, monkeypatch):
-    add = timelapse.Timelapse.add
+    add = Outputs.add
 
     def interrupting(self, step):
         add(self, step)
         if step.iteration == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(timelapse.Timelapse, "add", interrupting)
+    monkeypatch.setattr(Outputs, "add", interrupting)
     assert main("--timelapse", "x.webp", "--save_every", 2) == 130
     frames, _ = frames_of(Path("x.webp"))
     assert len(frames) in {4, 5}  # the result may be that of the last step

@@ -1,0 +1,78 @@
+"""Optimizers of the pixels of an image, all with one signature:
+
+    optimizer(evaluate, start, learning_rate, num_iter, **hyperparameters)
+
+`evaluate`: image, float32 [1, H, W, 3] in 0..255 -> (loss, gradient); `start`: the first image;
+`num_iter`: how many iterations the run is planned to have. An optimizer ends by what `evaluate`
+raises, or where the loss falls no further. Its hyperparameters have defaults.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from nstlib import networks, tf
+
+
+def adam(
+    evaluate: Callable,
+    start: "tf.Tensor",
+    learning_rate: float,
+    num_iter: int,
+    beta_1: float = 0.8,
+    beta_2: float = 0.8,
+) -> None:
+    """Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), within 0..255.
+
+    The learning rate falls along a half cosine, so that the last steps smooth out the noise that
+    the first ones leave. The paper's β₁ 0.9 and β₂ 0.999 average over noise that the gradients of
+    an image do not have, and forget too slowly how large they were: 0.8 and 0.8 take half as many
+    iterations (benchmarks/betas.py).
+    """
+    image = tf.Variable(start)
+    rate = tf.keras.optimizers.schedules.CosineDecay(learning_rate, num_iter)
+    optimizer = tf.keras.optimizers.Adam(rate, beta_1=beta_1, beta_2=beta_2)
+    optimizer.build([image])
+
+    @networks.compiled
+    def update(gradient):
+        optimizer.apply_gradients([(gradient, image)])
+        image.assign(tf.clip_by_value(image, 0.0, 255.0))
+
+    while True:
+        _, gradient = evaluate(tf.convert_to_tensor(image))
+        update(gradient)
+
+
+def lbfgs(
+    evaluate: Callable,
+    start: "tf.Tensor",
+    learning_rate: float = 1.0,
+    num_iter: int = 0,
+    memory: int = 10,
+) -> None:
+    """Zhu, Byrd, Lu and Nocedal, "Algorithm 778: L-BFGS-B" (ACM TOMS 1997), within 0..255.
+
+    What the paper uses, by SciPy. `evaluate` should be exact to float32, or the line search fails;
+    the line search also finds the step, so that learning rate and plan are of no use. `memory`: of
+    so many steps it estimates the curvature.
+    """
+    from scipy import optimize
+
+    def function(pixels):
+        image = tf.constant(pixels.reshape(start.shape), tf.float32)
+        loss, gradient = evaluate(image)
+        return loss, np.float64(gradient).ravel()
+
+    optimize.minimize(
+        function,
+        np.float64(start).ravel(),
+        method="L-BFGS-B",
+        jac=True,
+        bounds=optimize.Bounds(0, 255),
+        options={"maxfun": np.inf, "maxiter": np.inf, "ftol": 0, "gtol": 0, "maxcor": memory},
+    )
+
+
+OPTIMIZERS = {"adam": adam, "lbfgs": lbfgs}
+NEED_FLOAT32 = {"lbfgs"}  # for their line search

@@ -1,0 +1,221 @@
+"""The files of a run: its result, the loss curves, pictures on the way, an animation of it."""
+
+import dataclasses
+import io
+import logging
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from nstlib import UserError, images, paths
+from nstlib.display import loss_curves, rendered
+from nstlib.paths import why
+from nstlib.settings import check_fields, option
+
+log = logging.getLogger("nst")
+
+# How an animation is saved, by the ending of its name.
+FORMATS = {
+    ".gif": {"format": "GIF"},
+    ".webp": {"format": "WEBP", "quality": 80},
+    ".mp4": None,  # by ffmpeg
+}
+SIZE = 640  # its longest side in pixels, at most
+FRAMES = 25  # at most, of each scale; 50 in all for 1000 iterations in 3 scales
+FRAME, FIRST, LAST = 100, 500, 2000  # how long frames are seen, in milliseconds
+
+
+@dataclass
+class Outputs:
+    """What is written of a run, each an option; none of it changes the picture.
+
+        outputs = Outputs("out.jpg", timelapse="run.gif")
+        outputs.check(["photo.jpg", "painting.jpg"])
+        result = nst.stylize("photo.jpg", "painting.jpg", settings, on_step=outputs.add)
+        outputs.save(result)
+
+    Pictures on the way go into a folder beside the result, out_steps/000100.jpg and so on, each as
+    the result would be if the run ended there.
+    """
+
+    result: str = option(
+        dataclasses.MISSING,
+        f"where the result goes ({' '.join(images.FORMATS)})",
+        *("-r",),
+        metavar="FILE",
+    )
+    save_every: int = option(0, "save the picture so far every so many iterations", at_least=0)
+    timelapse: str | None = option(None, "animation of the run (.gif, .webp or .mp4)")
+    plot: str | None = option(None, "the loss curves as a picture")
+
+    def __post_init__(self):
+        check_fields(self)
+        self.result = str(self.result)
+        self._frames: list[Image.Image] = []
+        self._scale = self._position = None
+        self._start = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where pictures on the way go."""
+        return Path(self.result).with_name(f"{Path(self.result).stem}_steps")
+
+    def check(self, sources: Iterable[str | Path] = ()) -> None:
+        """Say what will be replaced, and raise UserError for what could not be written.
+
+        sources: files that must not be replaced. Changes nothing.
+        """
+        taken = [*sources]
+        images.check_result_path(self.result, taken)
+        taken.append(self.result)
+        if self.timelapse:
+            images.check_result_path(self.timelapse, taken, FORMATS)
+            taken.append(self.timelapse)
+            if Path(self.timelapse).suffix.lower() == ".mp4":
+                _ffmpeg()
+        if self.plot:
+            images.check_result_path(self.plot, taken)
+        earlier = self._check_folder(sources) if self.save_every else []
+        warn_of_replacing(self.result, self.timelapse, self.plot)
+        if earlier:
+            log.warning("%d earlier pictures in %s will be replaced", len(earlier), self.folder)
+
+    def add(self, step) -> None:
+        """Take an nst.Step; call it for every iteration."""
+        if self.save_every and step.iteration and step.iteration % self.save_every == 0:
+            self._save_picture(step)
+        if self.timelapse and self._is_due(step):
+            self._append(step.picture(min(SIZE, step.settings.size)))
+
+    def save(self, result) -> None:
+        """Write what an nst.Result has, the picture first."""
+        result.save(self.result)
+        if self.timelapse:
+            self._save_timelapse(result.image)
+        if self.plot:
+            images.save(self.plot, rendered(loss_curves(result.losses)))
+
+    def _save_timelapse(self, image: np.ndarray) -> None:
+        """Write the animation, which ends with the result, uint8 [H, W, 3]."""
+        height, width = image.shape[:2]
+        width, height = images.size_to_fit(width, height, min(SIZE, max(height, width)))
+        self._append(images.to_uint8(images.resize(image, height, width)))
+        durations = [FRAME] * len(self._frames)
+        durations[0], durations[-1] = FIRST, LAST
+        path = Path(self.timelapse)
+        options = FORMATS[path.suffix.lower()]
+        try:
+            if options:
+                file = io.BytesIO()
+                more = {"append_images": self._frames[1:], "duration": durations, "loop": 0}
+                self._frames[0].save(file, save_all=True, **more, **options)
+                paths.write(path, file.getvalue())
+            else:
+                with paths.replacing(path.resolve()) as file:
+                    _encode(file.name, self._frames, durations)
+        except Exception as error:  # Pillow raises ValueError and others besides OSError
+            raise UserError(f"cannot write {path}: {why(error)}; {self.result} is whole") from error
+
+    def _is_due(self, step) -> bool:
+        """Whether to take a frame: at cubic distances from the first iteration of each scale.
+
+        At each scale the picture changes fast at first and ever more slowly after; so measured,
+        the frames of a run are nearly equally far apart.
+        """
+        if step.tensor.shape != self._scale:
+            self._scale, self._start, self._position = step.tensor.shape, step.iteration, None
+        share = (step.iteration - self._start) / step.settings.num_iter
+        last, self._position = self._position, int(FRAMES * share ** (1 / 3))
+        return self._position != last
+
+    def _append(self, frame: np.ndarray) -> None:
+        height, width = frame.shape[:2]  # of which H.264 wants even ones
+        picture = Image.fromarray(frame[: height // 2 * 2, : width // 2 * 2])
+        if self.timelapse.lower().endswith(".gif"):
+            picture = picture.quantize()  # Pillow would, but all at the end
+        self._frames.append(picture)
+
+    def _check_folder(self, sources: Iterable[str | Path]) -> list[Path]:
+        """The pictures of an earlier run, which the first of this one is to replace."""
+        if not paths.check_folder(self.folder):
+            return []
+        images.check_result_path(self.folder / f"{0:06}{Path(self.result).suffix}")
+        earlier = self._earlier_pictures()
+        for source in sources:
+            if any(paths.is_same(path, source) for path in earlier):
+                raise UserError(
+                    f"cannot save pictures in {self.folder}: {source} would be replaced; "
+                    "choose another --result"
+                )
+        return earlier
+
+    def _earlier_pictures(self) -> list[Path]:
+        return [
+            path
+            for path in paths.files_in(self.folder)
+            if re.fullmatch(r"\d{6,}", path.stem) and path.suffix.lower() in images.FORMATS
+        ]
+
+    def _save_picture(self, step) -> None:
+        try:
+            self.folder.mkdir(exist_ok=True)
+            if step.iteration == self.save_every:  # the first: none of an earlier run among them
+                for path in self._earlier_pictures():
+                    path.unlink()
+            digits = max(6, len(str(step.settings.num_iter)))
+            name = f"{step.iteration:0{digits}}{Path(self.result).suffix}"
+            images.save(self.folder / name, step.picture())
+        except (OSError, UserError) as error:
+            if isinstance(error, OSError):
+                error = f"cannot save pictures in {self.folder}: {why(error)}"
+            log.warning("%s; the run goes on without saving more such pictures", error)
+            self.save_every = 0
+
+
+def warn_of_replacing(*files: str | Path | None) -> None:
+    """Log which of these files are there already."""
+    for path in files:
+        if path and paths.exists(path):
+            log.warning("%s is there already and will be replaced", path)
+
+
+def _ffmpeg() -> str:
+    """The path of ffmpeg."""
+    try:
+        import imageio_ffmpeg
+
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            "an .mp4 needs imageio-ffmpeg: pip install imageio-ffmpeg, or name a .gif or .webp"
+        ) from error
+
+
+def _encode(path: str, frames: list[Image.Image], durations: list[int]) -> None:
+    """Write an MP4 that plays everywhere: H.264, yuv420p, with its index at the front."""
+    width, height = frames[0].size
+    command = (
+        f"-y -loglevel error -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {1000 / FRAME} -i - "
+        "-vf scale=out_color_matrix=bt709 -colorspace bt709 -c:v libx264 -crf 18 "
+        "-pix_fmt yuv420p -movflags +faststart -f mp4"
+    )
+    pixels = b"".join(
+        frame.tobytes() * (duration // FRAME)
+        for frame, duration in zip(frames, durations, strict=True)
+    )
+    # In a session of its own, so that a Ctrl-C does not reach it.
+    done = subprocess.run(
+        [_ffmpeg(), *command.split(), path],
+        input=pixels,
+        capture_output=True,
+        start_new_session=True,
+        check=False,
+    )
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise OSError(last or f"ffmpeg ended with status {done.returncode}")
