@@ -8,19 +8,25 @@ The file reads in the order it runs: the losses of an image and their gradient, 
 pixels, from a small image to the full size, and the command line.
 """
 
+import os
+import signal
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules load
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
 import argparse
 import contextlib
 import dataclasses
 import functools
 import logging
-import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -143,7 +149,8 @@ def make_objective(extractor, settings: Settings) -> Callable:
             parts["tv"] = settings.tv_weight * losses.total_variation_loss(image)
             total = tf.add_n(list(parts.values()))
         # Float16 loses gradients that are very large or very small.
-        scale = 2.0**20 / total if settings.precision == "float16" else tf.ones_like(total)
+        half = settings.precision == "float16"
+        scale = 2.0**20 / tf.maximum(total, 1e-30) if half else tf.ones_like(total)
         gradient = tape.gradient(total, image, output_gradients=scale) / scale
         return {"total": total, **parts}, gradient
 
@@ -335,9 +342,10 @@ def next_scale(best: Best | None, image: np.ndarray, size: int, settings: Settin
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line: besides these, each field of Settings and Outputs is an option."""
-    parser = cli.Parser(prog="nst.py", description=__doc__.partition("\n\n")[0], allow_abbrev=False)
+    title = (__doc__ or "").partition("\n\n")[0]  # python -OO has no docstrings
+    parser = cli.Parser(prog="nst.py", description=title, allow_abbrev=False)
     required = partial(parser.add_argument, required=True, metavar="FILE")
-    required("-c", "--content", help="content image, or a folder of them")
+    required("-c", "--content", action="once", help="content image, or a folder of them")
     required("-s", "--style", action="append", help="style image, several to mix, or a folder")
     parser.add_fields(Outputs)
     parser.add_fields(Settings)
@@ -390,6 +398,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, 2 for what the user can mend, 130 or 143 after
     Ctrl-C or SIGTERM."""
     argv = sys.argv[1:] if argv is None else argv
+    cli.open_streams()
     logging.basicConfig(format="%(message)s")
     os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")  # or a GPU's sums differ from run to run
     with cli.Interrupts() as interrupts:
@@ -398,10 +407,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except UserError as error:
             if "--debug" in argv:
                 traceback.print_exc()
-            print(f"nst: {error}", file=sys.stderr)
+            cli.say(f"nst: {error}")
+            return 2
+        except MemoryError:
+            cli.say("nst: the memory does not suffice: make --size smaller")
             return 2
         except KeyboardInterrupt:
-            print("nst: stopped before there was a picture; nothing is saved", file=sys.stderr)
+            cli.say("nst: stopped before there was a picture; nothing is saved")
             return interrupts.exit_status
 
 

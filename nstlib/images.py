@@ -188,7 +188,16 @@ def read_metadata(path: str | os.PathLike) -> dict | None:
             metadata = json.loads(text)
         except Exception:  # damaged or foreign data makes Pillow and json raise almost anything
             return None
-    return metadata if isinstance(metadata, dict) and "settings" in metadata else None
+    return metadata if _is_ours(metadata) else None
+
+
+def _is_ours(metadata) -> bool:
+    """Whether this is of the form that metadata have, for none of their readers to stumble."""
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("settings"), dict):
+        return False
+    styles = metadata.get("style")
+    files = [metadata.get("content"), *(styles if isinstance(styles, list) else [None])]
+    return all(isinstance(name, str) for name in files)
 
 
 def _encode(picture: Image.Image, options: dict, metadata: dict | None) -> bytes:

@@ -48,6 +48,7 @@ class Outputs:
         f"where the result goes ({' '.join(images.FORMATS)})",
         *("-r",),
         metavar="FILE",
+        action="once",
     )
     save_every: int = option(0, "save the picture so far every so many iterations", at_least=0)
     timelapse: str | None = option(None, "animation of the run (.gif, .webp or .mp4)")
