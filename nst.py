@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":
+if Path(*sys.argv[:1]).stem == "nst":  # run as a command
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules load
     sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
 
