@@ -14,15 +14,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 from nstlib import UserError, provenance
+from nstlib.progress import progress_bar
 from nstlib.settings import LIMITS
 
 log = logging.getLogger("nst")
-
-BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,9 +86,7 @@ def importable(function: Callable) -> Callable:
 @contextlib.contextmanager
 def progress(num_iter: int, print_every: int):
     """A function that shows each nst.Step, by a bar on a terminal or by lines in the log."""
-    verbose = log.isEnabledFor(logging.INFO)
-    quiet = verbose or not sys.stderr.isatty()
-    with tqdm(total=1.0, disable=quiet, bar_format=BAR) as bar, logging_redirect_tqdm():
+    with progress_bar() as bar:
 
         def show(step):
             if step.iteration % print_every == 0 or step.iteration == num_iter:

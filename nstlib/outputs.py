@@ -1,10 +1,8 @@
 """The files of a run: its result, the loss curves, pictures on the way, an animation of it."""
 
 import dataclasses
-import io
 import logging
 import re
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nstlib import UserError, images, paths
+from nstlib import UserError, animation, images, paths
 from nstlib.display import loss_curves, rendered
 from nstlib.paths import why
 from nstlib.settings import check_fields, option
 
 log = logging.getLogger("nst")
 
-# How an animation is saved, by the ending of its name.
-FORMATS = {
-    ".gif": {"format": "GIF"},
-    ".webp": {"format": "WEBP", "quality": 80},
-    ".mp4": None,  # by ffmpeg
-}
-SIZE = 640  # its longest side in pixels, at most
-FRAMES = 25  # at most, of each scale; 50 in all for 1000 iterations in 3 scales
+SIZE = 640  # longest side of a time-lapse in pixels, at most
+FRAMES = 25  # at most, of each scale; 51 in all for 1000 iterations in 3 scales
 FRAME, FIRST, LAST = 100, 500, 2000  # how long frames are seen, in milliseconds
 
 
@@ -75,10 +67,9 @@ class Outputs:
         images.check_result_path(self.result, taken)
         taken.append(self.result)
         if self.timelapse:
-            images.check_result_path(self.timelapse, taken, FORMATS)
+            images.check_result_path(self.timelapse, taken, animation.FORMATS)
             taken.append(self.timelapse)
-            if Path(self.timelapse).suffix.lower() == ".mp4":
-                _ffmpeg()
+            animation.check(self.timelapse)
         if self.plot:
             images.check_result_path(self.plot, taken)
         earlier = self._check_folder(sources) if self.save_every else []
@@ -109,16 +100,9 @@ class Outputs:
         durations = [FRAME] * len(self._frames)
         durations[0], durations[-1] = FIRST, LAST
         path = Path(self.timelapse)
-        options = FORMATS[path.suffix.lower()]
         try:
-            if options:
-                file = io.BytesIO()
-                more = {"append_images": self._frames[1:], "duration": durations, "loop": 0}
-                self._frames[0].save(file, save_all=True, **more, **options)
-                paths.write(path, file.getvalue())
-            else:
-                with paths.replacing(path.resolve()) as file:
-                    _encode(file.name, self._frames, durations)
+            with paths.replacing(path.resolve()) as file:
+                animation.write(file, self._frames, durations, path.suffix.lower())
         except Exception as error:  # Pillow raises ValueError and others besides OSError
             raise UserError(f"cannot write {path}: {why(error)}; {self.result} is whole") from error
 
@@ -183,40 +167,3 @@ def warn_of_replacing(*files: str | Path | None) -> None:
     for path in files:
         if path and paths.exists(path):
             log.warning("%s is there already and will be replaced", path)
-
-
-def _ffmpeg() -> str:
-    """The path of ffmpeg."""
-    try:
-        import imageio_ffmpeg
-
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            "an .mp4 needs imageio-ffmpeg: pip install imageio-ffmpeg, or name a .gif or .webp"
-        ) from error
-
-
-def _encode(path: str, frames: list[Image.Image], durations: list[int]) -> None:
-    """Write an MP4 that plays everywhere: H.264, yuv420p, with its index at the front."""
-    width, height = frames[0].size
-    command = (
-        f"-y -loglevel error -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {1000 / FRAME} -i - "
-        "-vf scale=out_color_matrix=bt709 -colorspace bt709 -c:v libx264 -crf 18 "
-        "-pix_fmt yuv420p -movflags +faststart -f mp4"
-    )
-    pixels = b"".join(
-        frame.tobytes() * (duration // FRAME)
-        for frame, duration in zip(frames, durations, strict=True)
-    )
-    # In a session of its own, so that a Ctrl-C does not reach it.
-    done = subprocess.run(
-        [_ffmpeg(), *command.split(), path],
-        input=pixels,
-        capture_output=True,
-        start_new_session=True,
-        check=False,
-    )
-    if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise OSError(last or f"ffmpeg ended with status {done.returncode}")

@@ -77,6 +77,12 @@ def check_folder(path: str | os.PathLike) -> bool:
     return bool(mode)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder unless it is there; raises UserError where that cannot be."""
+    with _asking(path):
+        path.mkdir(exist_ok=True)
+
+
 def files_in(folder: str | os.PathLike) -> list[Path]:
     """What is in a folder, by name; raises UserError where it cannot be read."""
     try:
@@ -105,6 +111,16 @@ def is_same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
     if os.path.realpath(path) == os.path.realpath(other):
         return True
     return exists(path) and exists(other) and os.path.samefile(path, other)  # noqa: PTH121
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Whether a folder is seen there; unlike Path's method, never raises, and "" is none."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: str | os.PathLike | None) -> bool:
+    """Whether a regular file is seen there; unlike Path's method, never raises."""
+    return bool(path) and os.path.isfile(path)  # noqa: PTH113
 
 
 def exists(path: str | os.PathLike) -> bool:

@@ -77,7 +77,7 @@ def command(settings, content: str, styles: Sequence[str], result: str) -> list[
     argv = []
 
     def add(flag, *values):
-        values = [str(value).removesuffix(".0") for value in values]
+        values = [shortest(value) for value in values]
         if values[0].startswith("-"):  # or it would be taken for an option
             flag, values = f"{flag}={values[0]}", values[1:]
         argv.extend([flag, *values])
@@ -103,5 +103,10 @@ def command(settings, content: str, styles: Sequence[str], result: str) -> list[
         elif "nargs" in field.metadata:
             add(f"--{field.name}", *value)
         else:
-            add(f"--{field.name}", ",".join(str(item).removesuffix(".0") for item in value))
+            add(f"--{field.name}", ",".join(map(shortest, value)))
     return argv
+
+
+def shortest(value) -> str:
+    """As one writes it: 5 for 5.0, but a file's name as it is."""
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -64,7 +64,7 @@ class Settings:
     tells what that was.
     """
 
-    num_iter: int = option(1000, "iterations", "-n", at_least=1, at_most=1_000_000)
+    num_iter: int = option(1000, "iterations", "-n", at_least=1, at_most=1_000_000_000)
     learning_rate: float = option(
         5.0, "initial learning rate of Adam, in grey levels", "-l", above=0
     )

@@ -1,7 +1,8 @@
-"""Damaged and odd files without end: each must be a picture, or one sentence.
+"""Damaged files and odd options without end: each must be a picture, or one sentence.
 
     python tests/fuzz.py files 3000 7
     python tests/fuzz.py weights 100 7
+    python tests/fuzz.py options 500 7
 
 tries so many, from a seed, and says what came of them; what is neither is named, with its number,
 and the status is 1. A try that takes 20 seconds ends the program, as does memory beyond 2 GB.
@@ -9,6 +10,7 @@ and the status is 1. A try that takes 20 seconds ends the program, as does memor
 
 import collections
 import contextlib
+import dataclasses
 import faulthandler
 import functools
 import io
@@ -17,6 +19,8 @@ import os
 import random
 import re
 import resource
+import shlex
+import shutil
 import struct
 import sys
 import tempfile
@@ -193,6 +197,146 @@ def try_weights(path: Path, rng: random.Random) -> str:
     return "a network"
 
 
+NUMBERS = [
+    "0",
+    "1",
+    "2",
+    "3",
+    "-1",
+    "0.5",
+    "1e-50",
+    "1e38",
+    "1e400",
+    "nan",
+    "inf",
+    "-0",
+    "",
+    "x",
+    "9" * 40,
+]
+VALUES = {
+    "content": [
+        "photo.png",
+        "gone.png",
+        "",
+        ".",
+        "loop.png",
+        "pipe.png",
+        "http://127.0.0.1:9/x.png",
+    ],
+    "style": [
+        "style.png",
+        "style.png",
+        "photo.png",
+        "thin.png",
+        "text.png",
+        "n" * 300,
+        "\udcff.png",
+    ],
+    "result": [
+        "out.png",
+        "out.jpg",
+        "out.png/",
+        "gone/out.png",
+        "photo.png",
+        "pipe.png",
+        "x",
+        "é.webp",
+    ],
+    "init": ["content", "style", "noise", "photo.png", "gone.png", "loop.png", ""],
+    "mask": ["photo.png", "black.png", "gone.png", "pipe.png"],
+    "weights": ["gone.h5", "text.png", "pipe.png", ".", ""],
+    "timelapse": ["run.gif", "run.webp", "out.png", "gone/x.gif", "x"],
+    "plot": ["plot.png", "out.png", "photo.png", "gone/x.png", "loop.png"],
+    "content_layers": [
+        "conv1_1",
+        "block2_conv1=2",
+        "conv9_9",
+        "=",
+        "conv1_1=nan",
+        "conv3_2 conv1_2",
+    ],
+    "style_layers": ["conv1_1", "conv1_1 conv2_1=0.5", "block1_conv1=-1", "é", "conv1_1=1e38"],
+    "style_blend": ["1", "1,1", "3,7,", "0,0", "1e-50", "1e308,1e308", "nan", "-1,2", ",", ""],
+    "size": ["32", "48", "64", "31", "16384", "99999", "-1", "x", "64.0"],
+    "dask": ["tcp://127.0.0.1:9", "x"],
+}
+
+
+@contextlib.contextmanager
+def quick_program():
+    """The program without TensorFlow's graphs, which take longer than pictures of this size, and
+    without a way to the outside."""
+    import nst
+
+    def unavailable(network):
+        if network == "small":
+            return plain(network)
+        raise networks.WeightsUnavailable("there is no network")
+
+    plain = networks.find_weights
+    networks.find_weights, networks.compiled = unavailable, lambda function: function
+    for name, shape in {"photo": (40, 64), "style": (48, 48), "thin": (1, 300)}.items():
+        values = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        images.save(f"{name}.png", values)
+    images.save("black.png", np.zeros((40, 64, 3)))
+    Path("text.png").write_text("no picture")
+    Path("loop.png").symlink_to("loop.png")
+    os.mkfifo("pipe.png")
+    nst.tf.constant(0)  # its import takes longer than any try
+    yield
+
+
+def odd_options(rng: random.Random) -> list[str]:
+    """A command line that is good but for a few options."""
+    import nst
+
+    fields = [*dataclasses.fields(nst.Settings), *dataclasses.fields(nst.Outputs)]
+    names = [x.name for x in fields if x.name not in ("size", "result")]
+    given = {"content": "photo.png", "style": "style.png", "result": "out.png"}
+    given |= {"network": "small", "size": "32", "num_iter": "2"}
+    for name in rng.sample(names, rng.choice([0, 1, 1, 2, 3])):
+        choices = next(x.metadata.get("one_of") for x in fields if x.name == name)
+        given[name] = rng.choice(VALUES.get(name) or [*(choices or ()), *NUMBERS])
+    if rng.random() < 0.5:
+        name = rng.choice(["content", "style", "result", "size", "dask"])
+        given[name] = rng.choice(VALUES[name])
+    argv = []
+    for name, value in given.items():
+        words = value.split(" ") if name.endswith("layers") else [value]
+        argv += [f"--{name}={value}"] if rng.random() < 0.3 else [f"--{name}", *words]
+    if rng.random() < 0.3:  # several styles, things given twice, nonsense
+        more = [["-s", "photo.png"], ["-c", "style.png"], ["--mask", "photo.png"], ["-v"], ["-h"]]
+        more += [["--nonsense"], ["stray"], ["--show", "photo.png"], ["--", "-x"], ["--version"]]
+        argv += rng.choice(more)
+    if rng.random() < 0.1:
+        del argv[rng.randrange(len(argv))]
+    return argv
+
+
+def try_options(path: Path, rng: random.Random) -> str:
+    """The same, of a command line."""
+    argv, said, shown = odd_options(rng), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown):
+        try:
+            status = sys.modules["nst"].main(argv)
+        except SystemExit as done:  # of argparse, for -h and --version
+            status = done.code
+    for made in Path().glob("out*"):
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
+    try:
+        if status == 0:
+            return "a picture, or what was asked for"
+        assert status == 2, (status, said.getvalue())
+        assert shown.getvalue() == ""
+        message = said.getvalue()
+        assert re.fullmatch(r"nst: [^\n\r\0\x1b]{15,900}\n", message), repr(message)
+        return re.sub(r"\d+", "", message.strip())[:60]
+    except AssertionError:
+        print(shlex.join(argv).encode(errors="replace").decode())
+        raise
+
+
 def sentence(message: str, path: Path) -> str:
     """The kind of a message, which must be one line that names the file and says what to do."""
     assert re.fullmatch(r"[^\n\r\0\x1b]{20,600}", message), repr(message)
@@ -202,13 +346,16 @@ def sentence(message: str, path: Path) -> str:
 
 
 def main(kind: str, count: str, seed: str) -> int:
-    attempt = {"files": try_file, "weights": try_weights}[kind]
+    attempt = {"files": try_file, "weights": try_weights, "options": try_options}[kind]
     warnings.simplefilter("ignore")
     logging.getLogger("nst").setLevel(logging.CRITICAL)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY + 500_000_000, resource.RLIM_INFINITY))
     outcomes, failures = collections.Counter(), 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         os.chdir(folder)
+        if kind == "options":
+            stack.enter_context(quick_program())
+        else:  # which is less than TensorFlow reserves
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY + 500_000_000, resource.RLIM_INFINITY))
         for number in range(int(count)):
             faulthandler.dump_traceback_later(SECONDS, exit=True)
             try:
@@ -218,8 +365,13 @@ def main(kind: str, count: str, seed: str) -> int:
                 failures += 1
             Path(f"{number}.x").unlink(missing_ok=True)
         faulthandler.cancel_dump_traceback_later()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+    failures += peak > MEMORY
     for outcome, times in outcomes.most_common():
         print(f"{times:6}  {outcome}")
+    print(f"{peak / 1e6:.0f} MB at most")
     print(f"{count} {kind}, {failures} failures")
     return bool(failures)
 

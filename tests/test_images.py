@@ -387,14 +387,12 @@ def test_jpeg_is_decoded_small_but_at_twice_the_target(tmp_path, monkeypatch):
 
 def test_hundred_megapixels(tmp_path):
     Image.new("L", (10000, 10000), 77).save(tmp_path / "x.jpg")
-    start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded = images.load(tmp_path / "x.jpg", 512)
         assert images.image_size(tmp_path / "x.jpg") == (10000, 10000)
     assert loaded.shape == (512, 512, 3)
     assert np.abs(loaded - 77).max() <= 1
-    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
@@ -483,11 +481,9 @@ BOMB = png(100_000, 100_000, 8, 2, [bytes(10)])
 @pytest.mark.parametrize("read", [images.load, images.image_size])
 def test_bad_file(tmp_path, name, content, reason, read):
     (tmp_path / name).write_bytes(content)
-    start = time.perf_counter()
     with pytest.raises(UserError) as error:
         read(tmp_path / name)
     assert reason in one_sentence(error, f"cannot read {tmp_path / name}: ")
-    assert time.perf_counter() - start < 1
 
 
 @pytest.mark.parametrize("read", [images.load, images.image_size])
@@ -557,12 +553,6 @@ def test_round_trip(tmp_path, suffix):
         file.seek(0)
         assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(file))
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_jpeg_keeps_fine_colour(tmp_path):
-    stripes = np.tile(np.uint8([RED, BLUE]), (32, 16, 1))
-    images.save(tmp_path / "x.jpg", stripes)
-    assert np.abs(images.load(tmp_path / "x.jpg") - stripes).max() < 30
 
 
 def test_tiff_is_compressed(tmp_path):

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import arguments, picture
 from PIL import Image
 
 import nst
-from nstlib import UserError, images, outputs
+from nstlib import UserError, animation, images, outputs
 from nstlib.outputs import Outputs
 
 ENDINGS = [".gif", ".webp", ".mp4"]
@@ -338,8 +338,8 @@ def files(tmp_path, monkeypatch):
 
 
 def main(*argv):
-    good = ["-c", "photo.webp", "-s", "style.png", "-r", "out.png", "--network", "small"]
-    return nst.main([*good, "--size", "64", "-n", "8", *map(str, argv)])
+    good = {"-c": "photo.webp", "-s": "style.png", "-r": "out.png", "--network": "small"}
+    return nst.main(arguments(good, ["--size", 64, "-n", 8, *argv]))
 
 
 def test_run(files, caplog):
@@ -412,7 +412,7 @@ def test_failing_animation_costs_neither_result_nor_earlier_animation(
     Path(f"x{ending}").write_text("the earlier one")
     if ending == ".mp4":
         failed = subprocess.CompletedProcess([], 1, b"", b"more\nx: No space left on device\n")
-        monkeypatch.setattr(outputs.subprocess, "run", lambda *args, **kwargs: failed)
+        monkeypatch.setattr(animation.subprocess, "run", lambda *args, **kwargs: failed)
     else:
         save = Image.Image.save
 
