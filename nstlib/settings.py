@@ -56,6 +56,16 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(float(number) for number in text.split(","))
 
 
+def explained(settings: type) -> type:
+    """A dataclass with each of its fields and what it does in the docstring, for `help`."""
+    lines = [
+        f"    {x.name}: {x.metadata['help']} [{x.default}]" for x in dataclasses.fields(settings)
+    ]
+    settings.__doc__ = "\n".join([settings.__doc__.rstrip(), "", *lines])
+    return settings
+
+
+@explained
 @dataclass(frozen=True)
 class Settings:
     """Every option of a picture; raises UserError for values that cannot work.

@@ -8,7 +8,6 @@ so standard error is turned away at the level of the operating system while it l
 import contextlib
 import functools
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -49,7 +48,7 @@ def _quiet_stderr() -> Iterator[None]:
         except Exception:
             os.dup2(stderr, 2)
             log.seek(0)
-            sys.stderr.write(log.read().decode(errors="replace"))
+            os.write(stderr, log.read())
             raise
         finally:
             os.dup2(stderr, 2)

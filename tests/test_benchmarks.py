@@ -20,3 +20,11 @@ def test_quick_benchmark():
         for name in ("classic loop", "compiled")
     )
     assert compiled < eager
+
+
+@pytest.mark.slow
+def test_quick_sweep_of_betas():
+    command = [sys.executable, ROOT / "benchmarks/betas.py", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for betas in ("0.9, 0.99", "0.8, 0.8"):
+        assert re.search(rf"^\| {betas} \| (\d+|never), \d\.\d+ \|$", done.stdout, re.MULTILINE)

@@ -8,11 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture, style_distance, total_variation, weighted_losses
+from conftest import (
+    activations,
+    picture,
+    shrink,
+    style_distance,
+    total_variation,
+    weighted_losses,
+)
 from PIL import Image
 
 import nst
 from nstlib import UserError, colors, images, networks, scales, tf
+from nstlib.losses import STYLE_LOSSES
 
 ROOT = Path(nst.__file__).parent
 CONTENT, STYLE, OTHER_STYLE = picture(35, 49), picture(49, 40, 1), picture(44, 49, 2)
@@ -247,6 +255,35 @@ def test_one_white_mask_changes_nothing(saved, start):
     losses, _ = first(mask=[white], init=start)
     plain, _ = first(init=start)
     assert losses == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_another_style_loss_is_blended_and_masked_alike(monkeypatch, small, saved, start, masked):
+    """Here the distance of the means of the activations."""
+
+    def distance(found, wanted):
+        means = found.totals / found.count, wanted.totals / wanted.count
+        return tf.reduce_mean(tf.math.squared_difference(*means))
+
+    monkeypatch.setitem(STYLE_LOSSES, "mean", distance)
+    masks, styles, blend = soft_masks(), [STYLE, OTHER_STYLE], (0.3, 0.7)
+    paths = [saved(mask, f"mean{number}") for number, mask in enumerate(masks)]
+    options = {"style_loss": "mean", "style_layers": ["conv3_1"], "style_weight": 1.0}
+    if masked:
+        options["mask"] = paths
+    found, image = first(styles=styles, style_blend=(3, 7), init=start, **options)
+    features, *samples = (activations(x, small, "avg")["block3_conv1"] for x in (image, *styles))
+    means = [x.mean(axis=(0, 1)) for x in samples]
+    if not masked:
+        mixed = np.average(means, axis=0, weights=blend)
+        expected = np.mean((features.mean(axis=(0, 1)) - mixed) ** 2)
+    else:
+        expected = 0
+        for share, mask, mean in zip(blend, masks, means, strict=True):
+            guide = shrink(framed(mask)[..., 0] / 255, *features.shape[:2]) ** 2
+            guided = np.average(features, axis=(0, 1), weights=guide[..., None] * np.ones(64))
+            expected += 2 * share * guide.mean() * np.mean((guided - mean) ** 2)
+    assert found["style"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_each_style_is_where_its_mask_is_white(small, saved):

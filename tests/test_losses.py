@@ -74,6 +74,32 @@ def test_gram_matrix_of_half_precision(dtype):
     close(value, gram(tf.cast(features, tf.float32).numpy()[0]))
 
 
+def test_sums_of_parts_add_up():
+    """With a mask and without; and so do their gradients, for a picture that is seen in tiles."""
+    features, mask = random(1, 9, 7, 4), np.random.default_rng(1).uniform(0, 1, (1, 9, 7, 1))
+    for masks in ((), (tf.constant(mask, tf.float32),)):
+        whole = losses.sums(tf.constant(features), *masks)
+        cut = [slice(0, 4), slice(4, 9)]
+        parts = [losses.sums(features[:, rows], *(x[:, rows] for x in masks)) for rows in cut]
+        for one, of_parts in zip(whole, zip(*parts, strict=True), strict=True):
+            assert one.dtype == tf.float32
+            close(sum(of_parts), one.numpy())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_mean_and_covariance_of_sums(masked):
+    """Under a mask T, those in which each position has the weight T²."""
+    features = random(9, 7, 4) + 20
+    mask = np.random.default_rng(1).uniform(0, 1, (9, 7, 1)) if masked else np.ones([9, 7, 1])
+    arguments = [features, np.float32(mask)] if masked else [features]
+    found = losses.sums(*(tf.constant(x[None]) for x in arguments))
+    flat, weights = features.reshape(-1, 4), mask.ravel() ** 2
+    mean = np.average(flat, axis=0, weights=weights)
+    close((found.totals / found.count).numpy(), mean)
+    covariance = np.cov(flat.T, aweights=weights, bias=True)
+    close(found.gram.numpy() - np.outer(mean, mean), covariance)
+
+
 def gradients(function, formula, *arguments):
     """Of a function and of a formula for the same, at each argument."""
     found = []

@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import os
+import shutil
+import sys
 from functools import partial
 
 import numpy as np
@@ -9,7 +12,8 @@ import pytest
 from conftest import picture, style_distance, total_variation, weighted_losses
 
 import nst
-from nstlib import UserError, images, networks, scales, tf
+from nstlib import UserError, __version__, images, losses, networks, scales, tf
+from nstlib.optimizers import OPTIMIZERS
 
 CONTENT, STYLE, OTHER_STYLE = picture(32, 40), picture(40, 32, 1), picture(32, 32, 2)
 LAYERS = tuple(f"block{b}_conv1" for b in range(1, 6))
@@ -561,9 +565,119 @@ def test_early_end_gives_the_best_image(at, action):
     assert np.abs(result.image - image).max() < 0.51
 
 
-def test_other_exceptions_go_through():
-    with pytest.raises(ZeroDivisionError):
-        interrupted(1, lambda: 1 / 0)
+class Trace:
+    """Counts the lines that run of nst.py and scales.py, and raises an error at one of them."""
+
+    def __init__(self, number=None, error=None):
+        self.number, self.error, self.count = number, error, 0
+
+    def __enter__(self):
+        self.before = sys.gettrace()
+        sys.settrace(lambda frame, *_: self if frame.f_code.co_filename in WATCHED else None)
+        return self
+
+    def __call__(self, frame, event, argument):
+        if event == "line":
+            self.count += 1
+            if self.count == self.number:
+                sys.settrace(None)
+                raise self.error
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self.before)
+
+
+WATCHED = {nst.__file__, scales.__file__}
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, tf.errors.ResourceExhaustedError])
+def test_an_error_at_any_place_costs_no_picture(monkeypatch, kind):
+    """Before there is one, it comes out as it was; from then on, the result is one of the pictures
+    that a whole run sees."""
+
+    def descend(evaluate, image, *_):
+        while True:
+            image = tf.clip_by_value(image - evaluate(image)[1] / 9, 0, 255)
+
+    monkeypatch.setitem(OPTIMIZERS, "descent", descend)
+    settings = quick(num_iter=2, scales=2, size=80, optimizer="descent", init="noise")
+    content = picture(64, 80)
+    steps = []
+
+    def objective(_, image):  # another for each image, and soon evaluated
+        total = tf.reduce_mean((image - 99) ** 2)
+        return {"total": total, "tv": total}, 2 * (image - 99)
+
+    monkeypatch.setattr(nst, "make_objective", lambda *_: objective)
+    monkeypatch.setattr(nst, "take_targets", lambda *_: {})
+
+    def run(**trace):
+        steps.clear()
+        with Trace(**trace) as traced:
+            return nst.stylize(content, content[:, :64], settings, steps.append), traced.count
+
+    run()
+    _, places = run()
+    assert places > 100
+    pictures = [step.picture() for step in steps]
+    for number in range(1, places + 1):
+        error = kind(None, None, "out of memory") if kind is not KeyboardInterrupt else kind()
+        raised = None
+        try:
+            result, _ = run(number=number, error=error)
+        except (kind, UserError) as reason:
+            raised = reason
+        if raised:
+            assert error in (raised, raised.__cause__)
+            assert not steps, number
+            continue
+        assert result.image.shape == (64, 80, 3)
+        assert isinstance(result.cut_short, (KeyboardInterrupt, UserError))
+        assert len({len(history) for history in result.losses.values()}) == 1
+        assert any((result.image == picture).all() for picture in pictures), number
+
+
+def test_lack_of_memory_at_the_second_scale_gives_the_end_of_the_first(monkeypatch):
+    expected = interrupted(3, lambda: False, init="noise").image
+    make_objective = nst.make_objective
+
+    def short_of_memory(*args):
+        objective = make_objective(*args)
+
+        def function(targets, image):
+            if image.shape[2] > 76:
+                raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+            return objective(targets, image)
+
+        return function
+
+    monkeypatch.setattr(nst, "make_objective", short_of_memory)
+    result = interrupted(99, None, init="noise")
+    assert isinstance(result.cut_short, UserError)
+    assert "--size" in str(result.cut_short)
+    assert (result.image == expected).all()
+
+
+def test_a_step_that_is_kept_stays_what_it_was():
+    steps = []
+
+    def on_step(step):
+        steps.append((step, step.image, step.picture()))
+
+    nst.stylize(CONTENT, STYLE, quick(num_iter=6, scales=2, size=80, init="noise"), on_step)
+    for step, image, result in steps:
+        assert (step.image == image).all()
+        assert (step.picture() == result).all()
+
+
+@pytest.mark.parametrize("error", [StopIteration, UserError, ZeroDivisionError])
+def test_what_on_step_raises_comes_out(error):
+    def fail():
+        raise error
+
+    with pytest.raises(error):
+        interrupted(1, fail)
 
 
 @pytest.fixture
@@ -618,3 +732,80 @@ def test_ctrl_c_before_the_first_image_is_raised(monkeypatch):
     monkeypatch.setattr(nst, "make_objective", lambda *args: press_ctrl_c())
     with pytest.raises(KeyboardInterrupt):
         nst.stylize(CONTENT, STYLE, quick())
+
+
+# Loaded networks
+
+
+def test_a_loaded_network_is_used(monkeypatch):
+    network = nst.load_network(quick(pooling="max"))
+    monkeypatch.setattr(networks, "load_network", lambda _: pytest.fail("is loaded again"))
+    monkeypatch.setattr(nst, "load_network", lambda _: pytest.fail("is loaded again"))
+    result = nst.stylize(CONTENT, STYLE, quick(pooling="max", num_iter=1), network=network)
+    assert result.settings.pooling == "max"
+    for changes, word in (
+        ({"pooling": "avg"}, "--pooling max, not avg"),
+        ({"pooling": "max", "style_layers": ("conv3_2",)}, None),
+        ({"pooling": "max", "style_layers": ("conv4_2",)}, "without block4_conv2"),
+    ):
+        if word is None:
+            nst.stylize(CONTENT, STYLE, quick(num_iter=1, **changes), network=network)
+            continue
+        with pytest.raises(UserError, match=word):
+            nst.stylize(CONTENT, STYLE, quick(**changes), network=network)
+
+
+def test_many_pictures_read_build_and_trace_once(monkeypatch):
+    calls = []
+
+    def count(owner, name):
+        function = getattr(owner, name)
+
+        def counted(*args):
+            calls.append(name)
+            return function(*args)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(networks, "read_weights")
+    count(losses, "total_variation_loss")
+    networks._compiled_extractor.cache_clear()
+    nst.make_objective.cache_clear()
+    for content in (CONTENT, picture(40, 33), picture(64, 64)):
+        for style in (STYLE, OTHER_STYLE):
+            nst.stylize(content, style, quick(num_iter=2, size=72, scales=2))
+    assert sorted(calls) == ["read_weights", "total_variation_loss"]
+
+
+def test_weights_that_have_changed_are_read_again(tmp_path):
+    path = tmp_path / "own.h5"
+    shutil.copy(networks.find_weights("small"), path)
+    settings = quick(weights=str(path))
+    first = nst.load_network(settings)
+    assert nst.load_network(settings).extractor is first.extractor
+    os.utime(path, (0, 0))
+    assert nst.load_network(settings).extractor is not first.extractor
+
+
+# The version
+
+# Of each version: the total loss of `test_the_losses_of_a_version`, at each iteration.
+CURVES = {
+    "1.1.0.dev0": [
+        *(8.9724186e8, 7.0785197e8, 5.9938330e8, 5.5228416e8, 5.3943027e8),
+        *(1.4293317e8, 1.1297509e8, 9.9856360e7, 9.6340656e7),
+    ]
+}
+
+
+def test_the_losses_of_a_version():
+    """A picture says by which version it was made, and --show that this version makes it again:
+    when this curve changes, so does the version."""
+    result = nst.stylize(CONTENT, STYLE, quick(num_iter=8, scales=2, size=80))
+    assert result.losses["total"] == pytest.approx(CURVES[__version__], rel=1e-4)
+
+
+def test_help_explains_every_setting():
+    for field in dataclasses.fields(nst.Settings):
+        assert f"{field.name}: " in nst.Settings.__doc__
+        assert field.metadata["help"] in nst.Settings.__doc__
