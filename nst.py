@@ -342,19 +342,19 @@ def next_scale(best: Best | None, image: np.ndarray, size: int, settings: Settin
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line: besides these, each field of Settings and Outputs is an option."""
-    title = (__doc__ or "").partition("\n\n")[0]  # python -OO has no docstrings
-    parser = cli.Parser(prog="nst.py", description=title, allow_abbrev=False)
-    required = partial(parser.add_argument, required=True, metavar="FILE")
+    parser = cli.Parser("nst.py")
+    required = partial(parser.group("pictures").add_argument, required=True, metavar="FILE")
     required("-c", "--content", action="once", help="content image, or a folder of them")
     required("-s", "--style", action="append", help="style image, several to mix, or a folder")
-    parser.add_fields(Outputs)
     parser.add_fields(Settings)
-    parser.add_argument("-p", "--print_every", type=int, default=100, help="see -v [100]")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print losses and sizes")
-    parser.add_argument("--dask", metavar="ADDRESS", help="paint folders on this Dask cluster")
-    parser.add_argument("--show", action=cli.Show)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--version", action="version", version=f"nst {__version__}")
+    parser.add_fields(Outputs)
+    add = parser.group("the program").add_argument
+    add("-v", "--verbose", action="store_true", help="print losses and sizes")
+    add("-p", "--print_every", metavar="EVERY", type=int, default=100, help="see -v [100]")
+    add("--dask", metavar="ADDRESS", help="paint folders on this Dask cluster")
+    add("--show", action=cli.Show)
+    add("--debug", action="store_true", help="show the traceback of an error")
+    add("--version", action="version", version=f"nst {__version__}", help="print the version")
     return parser.parse_args(argv)
 
 

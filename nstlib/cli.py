@@ -13,12 +13,20 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nstlib import UserError, provenance
 from nstlib.progress import progress_bar
-from nstlib.settings import LIMITS
+from nstlib.settings import LIMITS, shortest
 
 log = logging.getLogger("nst")
+
+EXAMPLES = """\
+examples:
+  %(prog)s -c photo.jpg -s painting.jpg -r out.jpg
+  %(prog)s -c photo.jpg -s painting.jpg -r out.jpg --network small -n 200 -l 10
+  %(prog)s -c photos -s paintings -r sheet.jpg   every photograph in every painting's manner
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,8 +35,15 @@ class Parser(argparse.ArgumentParser):
     `action="once"`: an option that may not be given a second time.
     """
 
-    def __init__(self, **options):
-        super().__init__(**options)
+    def __init__(self, prog: str):
+        super().__init__(
+            prog,
+            usage="%(prog)s -c CONTENT -s STYLE -r RESULT [option ...]",
+            description="Paint a photograph in the manner of a painting.",
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         self.register("action", "once", Once)
 
     def error(self, message):
@@ -40,14 +55,24 @@ class Parser(argparse.ArgumentParser):
 
         return super().parse_args([re.sub("^--[^=]+", underscores, x) for x in argv])
 
+    def group(self, title: str):
+        """The group of options under this title, which is added if there is none yet."""
+        known = {group.title: group for group in self._action_groups}
+        return known.get(title) or self.add_argument_group(title)
+
     def add_fields(self, settings: type) -> None:
         """An option for each field of a dataclass, by the field's name, default and metadata.
 
         See `option` for the metadata.
         """
+        group: Any = self
         for field in dataclasses.fields(settings):
             argument = {"metavar": field.name.split("_")[-1].upper(), **field.metadata}
             flags = argument.pop("flags")
+            if title := argument.pop("group", None):
+                group = self.group(title)
+            if choices := argument.get("one_of"):
+                argument["metavar"] = "{" + ",".join(choices) + "}"
             for limit in LIMITS:
                 argument.pop(limit, None)
             if field.default is dataclasses.MISSING:
@@ -55,9 +80,9 @@ class Parser(argparse.ArgumentParser):
             else:
                 argument["default"] = field.default
                 if field.default is not None:
-                    argument["help"] += f" [{field.default}]"
+                    argument["help"] += f" [{shortest(field.default)}]"
                     argument.setdefault("type", type(field.default))
-            self.add_argument(*flags, f"--{field.name}", **argument)
+            group.add_argument(*flags, f"--{field.name}", **argument)
 
 
 class Once(argparse.Action):

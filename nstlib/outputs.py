@@ -41,8 +41,13 @@ class Outputs:
         *("-r",),
         metavar="FILE",
         action="once",
+        group="pictures",
     )
-    save_every: int = option(0, "save the picture so far every so many iterations", at_least=0)
+    save_every: int = option(
+        *(0, "save the picture so far every so many iterations"),
+        at_least=0,
+        group="what to write beside the result",
+    )
     timelapse: str | None = option(None, "animation of the run (.gif, .webp or .mp4)")
     plot: str | None = option(None, "the loss curves as a picture")
 

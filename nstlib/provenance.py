@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nstlib import UserError, __version__, images
-from nstlib.settings import Settings
+from nstlib.settings import Settings, shortest
 
 # What was among the settings in 1.0.0, though no picture depends on it.
 OUTPUTS = {"save_every", "timelapse", "plot"}
@@ -105,8 +105,3 @@ def command(settings, content: str, styles: Sequence[str], result: str) -> list[
         else:
             add(f"--{field.name}", ",".join(map(shortest, value)))
     return argv
-
-
-def shortest(value) -> str:
-    """As one writes it: 5 for 5.0, but a file's name as it is."""
-    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -23,7 +23,8 @@ MAX_WEIGHT = 1e30  # float32 ends at 3.4e38, and losses are multiplied by it
 def option(default, help: str, *flags: str, **metadata):
     """A field of a dataclass with what its option of the command line needs.
 
-    metadata: its LIMITS, and arguments of `ArgumentParser.add_argument`.
+    metadata: its LIMITS, the title of the `group` that begins with it in the help, and arguments of
+    `ArgumentParser.add_argument`.
     """
     return dataclasses.field(default=default, metadata={"flags": flags, "help": help, **metadata})
 
@@ -51,6 +52,11 @@ def auto_or_number(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
+def shortest(value) -> str:
+    """As one writes it: 5 for 5.0, but a file's name as it is."""
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Of numbers with commas between."""
     return tuple(float(number) for number in text.split(","))
@@ -74,22 +80,31 @@ class Settings:
     tells what that was.
     """
 
-    num_iter: int = option(1000, "iterations", "-n", at_least=1, at_most=1_000_000_000)
+    num_iter: int = option(
+        1000, "iterations", "-n", at_least=1, at_most=1_000_000_000, group="how to optimize"
+    )
     learning_rate: float = option(
         5.0, "initial learning rate of Adam, in grey levels", "-l", above=0
     )
-    optimizer: str = option("adam", " or ".join(OPTIMIZERS), one_of=OPTIMIZERS)
+    optimizer: str = option("adam", "what changes the pixels", one_of=OPTIMIZERS)
     tolerance: float = option(0.0, "end a scale when 50 iterations gain less than this", at_least=0)
-    precision: str = option("auto", "of the network", one_of=("auto", *networks.PRECISIONS))
+    precision: str = option(
+        "auto", "what the network computes in", one_of=("auto", *networks.PRECISIONS)
+    )
     content_weight: float = option(
-        1e4, "weight of the content loss", at_least=0, at_most=MAX_WEIGHT
+        1e4, "weight of the content loss", at_least=0, at_most=MAX_WEIGHT, group="what to weigh"
     )
     style_weight: float = option(1e-2, "weight of the style loss", at_least=0, at_most=MAX_WEIGHT)
-    style_loss: str | None = option(None, " or ".join(STYLE_LOSSES), one_of=STYLE_LOSSES)
+    style_loss: str | None = option(None, "how styles are compared", one_of=STYLE_LOSSES)
     tv_weight: float = option(
         1e2, "weight of the total variation: higher is smoother", at_least=0, at_most=MAX_WEIGHT
     )
-    size: int = option(512, "longest side of the result in pixels", at_least=32, at_most=MAX_SIZE)
+    size: int = option(
+        *(512, "longest side of the result in pixels"),
+        at_least=32,
+        at_most=MAX_SIZE,
+        group="what to paint",
+    )
     scales: int | str = option(
         "auto", "sizes to go through, each twice the one before", type=auto_or_number
     )
@@ -101,16 +116,18 @@ class Settings:
         None, "image, white where a style is to be: one for each -s", action="append"
     )
     colors: str = option(
-        "style", "style's, content's, or match: both alike", one_of=("style", "content", "match")
+        "style", "whose colours; match: both alike", one_of=("style", "content", "match")
     )
     init: str = option("content", "where to start: content, style, noise or an image file")
     init_noise: float = option(0.0, "share of noise at the start", at_least=0, at_most=1)
-    network: str = option("vgg19", "vgg19, vgg16 or small (bundled)", one_of=networks.NETWORKS)
+    seed: int = option(0, "the same seed gives the same picture on the same machine", at_least=0)
+    network: str = option(
+        "vgg19", "small is bundled, and fast", one_of=networks.NETWORKS, group="what to see it with"
+    )
     weights: str | None = option(None, "weights file of that network (.h5 or .weights.h5)")
     content_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
     style_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
-    pooling: str | None = option(None, "max or avg", one_of=("max", "avg"))
-    seed: int = option(0, "the same seed gives the same picture on the same machine", at_least=0)
+    pooling: str | None = option(None, "pooling in the network", one_of=("max", "avg"))
 
     def __post_init__(self):
         for name in ("style_blend", "mask", "content_layers", "style_layers"):

@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -115,6 +116,22 @@ def test_help_and_version_are_quick():
         assert time.perf_counter() - start < 3
         assert (done.returncode, done.stderr) == (0, "")
         assert expected in done.stdout
+
+
+def test_help_has_groups_choices_and_examples(capsys):
+    with pytest.raises(SystemExit):
+        nst.main(["-h"])
+    groups, _, examples = capsys.readouterr().out.partition("examples:\n")
+    optimizing = groups.partition("how to optimize:")[2].partition("\n\n")[0]
+    assert "--optimizer {adam,lbfgs}" in optimizing
+    assert "[1000]" in optimizing
+    assert "--size" not in optimizing
+    assert "--network {vgg19,vgg16,small}" in groups
+    examples = [shlex.split(line.partition("   ")[0]) for line in examples.strip().split("\n  ")]
+    assert len(examples) == 3
+    for program, *argv in examples:
+        assert program == "nst.py"
+        assert nst.parse(argv).style
 
 
 def test_tensorflow_waits_for_work():

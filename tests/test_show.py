@@ -196,7 +196,7 @@ def test_kinds_of_options():
         "blend": (-3.0, 0.7),
     }
     for change in ({}, *({name: value} for name, value in changes.items()), changes):
-        parser = cli.Parser()
+        parser = cli.Parser("nst.py")
         parser.add_fields(Settings)
         argv = provenance.command(Settings(**change).resolved(), "c", ["s"], "r")
         assert argv[:6] == ["-c", "c", "-s", "s", "-r", "r"]
