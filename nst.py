@@ -150,7 +150,7 @@ def make_objective(extractor, settings: Settings) -> Callable:
             total = tf.add_n(list(parts.values()))
         # Float16 loses gradients that are very large or very small.
         half = settings.precision == "float16"
-        scale = 2.0**20 / tf.maximum(total, 1e-30) if half else tf.ones_like(total)
+        scale = 2.0**20 / tf.where(total > 0, total, 2.0**20) if half else tf.ones_like(total)
         gradient = tape.gradient(total, image, output_gradients=scale) / scale
         return {"total": total, **parts}, gradient
 
@@ -386,6 +386,8 @@ def run(args: argparse.Namespace, interrupts: cli.Interrupts) -> int:
 
         result = stylize(args.content, args.style, settings, on_step)
     outputs.save(result)
+    tell = cli.say if sys.stderr.isatty() else log.info
+    tell(f"the result is in {args.result}")
     if isinstance(result.cut_short, UserError):
         raise UserError(f"{result.cut_short}; the last good picture is in {args.result}")
     if interrupts.signal:

@@ -110,8 +110,9 @@ def importable(function: Callable) -> Callable:
 
 @contextlib.contextmanager
 def progress(num_iter: int, print_every: int):
-    """A function that shows each nst.Step, by a bar on a terminal or by lines in the log."""
+    """A function that shows each nst.Step, by a bar on a terminal and by lines in the log."""
     with progress_bar() as bar:
+        bar.set_description("tracing")  # which comes before the first step, and takes seconds
 
         def show(step):
             if step.iteration % print_every == 0 or step.iteration == num_iter:

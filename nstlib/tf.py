@@ -7,6 +7,7 @@ so standard error is turned away at the level of the operating system while it l
 
 import contextlib
 import functools
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ def _tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Keras may be set up for another library, or another version of it, elsewhere on this machine.
     os.environ.update(KERAS_BACKEND="tensorflow", TF_USE_LEGACY_KERAS="0")
+    logging.getLogger("nst").info("loading TensorFlow")
     with _quiet_stderr():
         import tensorflow
 
@@ -42,6 +44,9 @@ def _quiet_stderr() -> Iterator[None]:
         except OSError:  # nowhere to keep it, or standard error is closed
             yield
             return
+        seen = os.isatty(2)
+        if seen:
+            os.write(2, b"\rloading TensorFlow ...")
         os.dup2(log.fileno(), 2)
         try:
             yield
@@ -52,6 +57,8 @@ def _quiet_stderr() -> Iterator[None]:
             raise
         finally:
             os.dup2(stderr, 2)
+            if seen:
+                os.write(2, b"\r\x1b[K")
             os.close(stderr)
 
 

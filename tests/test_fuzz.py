@@ -13,7 +13,7 @@ def run(kind, count, seed):
     return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 
-@pytest.mark.parametrize(("kind", "count"), [("files", 400), ("weights", 40)])
+@pytest.mark.parametrize(("kind", "count"), [("files", 400), ("weights", 40), ("options", 150)])
 def test_a_result_or_one_sentence(kind, count):
     done = run(kind, count, seed=0)
     assert done.stdout.endswith(f"{count} {kind}, 0 failures\n"), done.stdout + done.stderr
@@ -22,7 +22,7 @@ def test_a_result_or_one_sentence(kind, count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 4))
-@pytest.mark.parametrize(("kind", "count"), [("files", 3000), ("weights", 300)])
+@pytest.mark.parametrize(("kind", "count"), [("files", 3000), ("weights", 300), ("options", 1000)])
 def test_at_length(kind, count, seed):
     done = run(kind, count, seed)
     assert done.stdout.endswith(f"{count} {kind}, 0 failures\n"), done.stdout + done.stderr

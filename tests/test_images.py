@@ -769,3 +769,46 @@ def test_unknown_ending_is_refused_before_anything_is_written(folder):
 def test_tensorflow_is_not_imported():
     code = "import sys, nstlib.images; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(images.__file__).parents[1], check=True)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("odd", [1.001, 40.0, np.inf, np.nan, -np.inf])
+def test_one_odd_float_does_not_darken_the_others(tmp_path, odd):
+    values = np.full((8, 8), 0.5, np.float32)
+    values[0, 0] = odd
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    loaded = images.load(tmp_path / "x.tif")
+    assert (loaded[1:] == 128).all()
+    assert loaded[0, 0, 0] == (255 if odd > 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "scale", "advice"),
+    [
+        ((100, 100), 64, 0.1, "make --size at least 160"),
+        ((100, 125), 64, 0.1, "make --size at least 200"),
+        ((1, 300), 64, 1.0, "make --size at least 4800"),
+        ((1, 5000), 64, 1.0, "crop it"),
+    ],
+)
+def test_advice_for_thin_pictures_can_be_followed(shape, size, scale, advice):
+    image = np.zeros((*shape, 3), np.uint8)
+
+    def check(size):
+        images.check_size(image, images.load(image, round(size * scale)), size, scale)
+
+    with pytest.raises(UserError, match=rf"too thin for VGG: {advice}$"):
+        check(size)
+    if advice != "crop it":
+        check(int(advice.split()[-1]))
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "cause"), [(64, 2.0, "--style_scale"), (200, 2.0, "--size")]
+)
+def test_cause_of_an_enlarged_style_is_named(caplog, size, scale, cause):
+    image = np.zeros((100, 100, 3), np.uint8)
+    images.check_size(image, images.load(image, round(size * scale)), size, scale)
+    assert caplog.messages[-1].endswith(f"({cause})")
