@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -564,3 +565,31 @@ def test_what_is_no_gallery(folders, calls, capsys, content):
     main(status=2, content=content)
     assert capsys.readouterr().err.startswith(f"nst: cannot read {content}")
     assert not calls
+
+
+def test_dask_address_that_is_mute(folders, calls, capsys, monkeypatch):
+    """Something accepts connections there, and says nothing."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    monkeypatch.setattr(gallery.cluster, "PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        main("--dask", address, status=2)
+    assert capsys.readouterr().err.startswith(f"nst: no Dask scheduler answers at {address}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ({"workers": {"tcp://x": {}}}, None),
+        ({"workers": {}}, "the Dask cluster has no workers"),
+        (TimeoutError(), "the Dask scheduler does not answer"),
+    ],
+)
+def test_what_a_cluster_lacks(answer, missing):
+    def sync(ask, callback_timeout):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    client = SimpleNamespace(sync=sync, scheduler=SimpleNamespace(identity=None))
+    assert gallery.cluster._missing(client) == missing
