@@ -31,23 +31,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nstlib import (
-    CannotGoOn,
-    UserError,
-    __version__,
-    cli,
-    colors,
-    gallery,
-    images,
-    losses,
-    memory,
-    networks,
-    provenance,
-    tf,
-)
+from nstlib import CannotGoOn, UserError, __version__, cli, gallery, images, losses, networks, tf
+from nstlib.colors import prepare as prepare_colors
+from nstlib.memory import check as check_memory
 from nstlib.networks import LoadedNetwork, load_network
 from nstlib.optimizers import OPTIMIZERS
 from nstlib.outputs import Outputs
+from nstlib.provenance import metadata
 from nstlib.scales import Scale, plan_scales, with_margin, without_margin
 from nstlib.settings import Settings
 
@@ -93,7 +83,7 @@ class Result:
     def save(self, path: str | Path) -> None:
         """Write the image, and in its metadata how it was made; see images.save."""
         made = (self.settings, self.best_losses, len(self.losses["total"]) - 1)
-        images.save(path, self.image, provenance.metadata(self.sources, path, *made))
+        images.save(path, self.image, metadata(self.sources, path, *made))
 
 
 def take_targets(extractor, settings: Settings, content, styles, masks=()) -> dict:
@@ -217,11 +207,11 @@ def load_sources(content: Picture, styles: Sequence[Picture], settings: Settings
         if number != len(styles):
             raise UserError(f"--{name} is for {number} styles, not for the {len(styles)} given")
     files, scales = [content, *styles], [1.0] + [settings.style_scale] * len(styles)
-    memory.check(settings, [images.image_size(file) for file in files])
+    check_memory(settings, [images.image_size(file) for file in files])
     sizes = [round(settings.size * scale) for scale in scales]
     loaded = [images.load(*file) for file in zip(files, sizes, strict=True)]
     masks = [images.load_mask(path, *loaded[0].shape[:2]) for path in settings.mask or ()]
-    photograph, paintings, tint = colors.prepare(settings.colors, loaded[0], loaded[1:])
+    photograph, paintings, tint = prepare_colors(settings.colors, loaded[0], loaded[1:])
     start = start_image(settings, photograph, paintings[0])
     if settings.weights:
         networks.check_weights(settings.weights, settings.network)
