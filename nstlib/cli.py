@@ -136,7 +136,10 @@ class Show(argparse.Action):
         argv, how_it_went = provenance.read(path)
         with contextlib.suppress(AttributeError):  # names of files may be any bytes
             sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
-        print(shlex.join([*_called_as(), *argv]))
+        line = shlex.join([*_called_as(), *argv])
+        if sys.stdout.isatty():  # which must not obey what is hidden in the name of a file
+            line = "".join(x if x.isprintable() else "?" for x in line)
+        print(line)
         say(how_it_went)
         parser.exit()
 
