@@ -1,5 +1,6 @@
 """Animations in files: GIF and WebP by Pillow, MP4 by ffmpeg."""
 
+import io
 import math
 import os
 import subprocess
@@ -37,7 +38,9 @@ def write(
         return
     first, *others = frames
     more = {"append_images": others, "duration": list(durations), "loop": 0}
-    first.save(file, save_all=True, **more, **FORMATS[ending])
+    whole = io.BytesIO()  # Pillow ignores what a full disk does not take
+    first.save(whole, save_all=True, **more, **FORMATS[ending])
+    file.write(whole.getvalue())
 
 
 def _ffmpeg() -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import io
 import logging
+import os
 import re
 import shlex
 import signal
@@ -30,7 +31,10 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UserError instead of exiting; takes hyphens in option names for underscores."""
+    """Raises UserError instead of exiting; takes hyphens in option names for underscores.
+
+    `action="once"`: an option that may not be given a second time.
+    """
 
     def __init__(self, prog: str):
         super().__init__(
@@ -41,6 +45,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self.register("action", "once", Once)
 
     def error(self, message):
         raise UserError(f"{message}; -h shows the options")
@@ -81,6 +86,13 @@ class Parser(argparse.ArgumentParser):
             group.add_argument(*flags, f"--{field.name}", **argument)
 
 
+class Once(argparse.Action):
+    def __call__(self, parser, namespace, value, option_string=None):
+        if getattr(namespace, self.dest) not in (None, self.default):
+            raise UserError(f"{option_string} was given twice: name one file")
+        setattr(namespace, self.dest, value)
+
+
 def chosen(settings: type, args: argparse.Namespace):
     """A dataclass whose fields `Parser.add_fields` made options of, as they were given."""
     return settings(**{x.name: getattr(args, x.name) for x in dataclasses.fields(settings)})
@@ -99,8 +111,9 @@ def importable(function: Callable) -> Callable:
 
 @contextlib.contextmanager
 def progress(num_iter: int, print_every: int):
-    """A function that shows each nst.Step, by a bar on a terminal or by lines in the log."""
+    """A function that shows each nst.Step, by a bar on a terminal and by lines in the log."""
     with progress_bar() as bar:
+        bar.set_description("tracing")  # which comes before the first step, and takes seconds
 
         def show(step):
             if step.iteration % print_every == 0 or step.iteration == num_iter:
@@ -123,10 +136,38 @@ class Show(argparse.Action):
     def __call__(self, parser, namespace, path, option_string=None):
         argv, how_it_went = provenance.read(path)
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be any bytes
-            sys.stdout.reconfigure(errors="surrogateescape")
-        print(shlex.join(["python3", "nst.py", *argv]))
-        print(how_it_went, file=sys.stderr)
+            sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
+        line = shlex.join([*_called_as(), *argv])
+        if sys.stdout.isatty():  # which must not obey what is hidden in the name of a file
+            line = "".join(x if x.isprintable() else "?" for x in line)
+        print(line)
+        say(how_it_went)
         parser.exit()
+
+
+def _called_as() -> list[str]:
+    """The words by which this program was called, without its arguments."""
+    program = Path(sys.argv[0])
+    if program.name == "nst.py":
+        return sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    return ["nst"] if program.stem == "nst" else ["python3", "nst.py"]
+
+
+def say(message: str) -> None:
+    """Write a line to standard error; where that is full or gone, nobody is listening."""
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+
+
+def open_streams() -> None:
+    """Stand-ins for standard streams that are closed, so that no file takes their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 class Interrupts:
@@ -152,6 +193,8 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _note(self, number: int, _) -> None:
+        if self.signal and not self.hold:  # the second, and still nothing to lose
+            os._exit(self.exit_status)
         self.signal = self.signal or number
         if not self.hold:
             raise KeyboardInterrupt

@@ -1,20 +1,23 @@
 """The pictures of a gallery painted by the workers of a Dask cluster."""
 
+import asyncio
 import functools
 import logging
 import os
 import pickle
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from nstlib import UserError, images
 
 if TYPE_CHECKING:
     from distributed import Client
+
+log = logging.getLogger("nst")
+
+PATIENCE, SILENCE = 10, 30  # seconds: for an answer; without a picture until it is asked why
 
 _one_at_a_time = threading.Lock()
 
@@ -34,8 +37,9 @@ def connect(address: str) -> "Client":
     for name in ("distributed", "distributed.client"):  # what goes wrong is told in a sentence
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        place = urlsplit(address if "//" in address else f"//{address}")
-        socket.create_connection((place.hostname, place.port), timeout=10).close()
+        # Before a client is made, which waits without end for what accepts and is no scheduler.
+        if asyncio.run(_identity(address))["type"] != "Scheduler":
+            raise ValueError("a worker, say")
         client = distributed.Client(address, timeout=10, set_as_default=False)
     except Exception as error:  # OSError, or ValueError and others for what is no address
         raise UserError(
@@ -50,6 +54,26 @@ def connect(address: str) -> "Client":
             f"(dask worker {address} --nthreads 1)"
         ) from error
     return client
+
+
+async def _identity(address: str) -> dict:
+    """What a scheduler says of itself; raises TimeoutError and others where none answers."""
+    import distributed
+
+    scheduler = distributed.rpc(address)
+    try:
+        return await asyncio.wait_for(scheduler.identity(), PATIENCE)
+    finally:
+        await scheduler.close_rpc()
+
+
+def _missing(client: "Client") -> str | None:
+    """What a cluster lacks to go on with its work."""
+    try:
+        found = client.sync(client.scheduler.identity, callback_timeout=PATIENCE)
+    except Exception:  # of many kinds, when it is gone or does not answer
+        return "the Dask scheduler does not answer"
+    return None if found["workers"] else "the Dask cluster has no workers"
 
 
 def paint_cells(client: "Client", cells, settings, paint: Callable, interrupts, bar) -> Iterator:
@@ -71,7 +95,7 @@ def paint_cells(client: "Client", cells, settings, paint: Callable, interrupts, 
     def pixels(path, scale=1.0):
         size = round(settings.size * scale)
         image = images.load(path, size)
-        images.check_size(path, image, size)
+        images.check_size(path, image, settings.size, scale)
         return client.submit(bytes, pickle.dumps(images.to_uint8(image)))
 
     futures = {}
@@ -85,10 +109,16 @@ def paint_cells(client: "Client", cells, settings, paint: Callable, interrupts, 
             continue
         futures[client.submit(unpickle_and_paint, *sources, pure=False)] = cell
     finished = as_completed(futures, loop=client.loop, with_results=True, raise_errors=False)
+    asked = time.monotonic()
     while not finished.is_empty() and not interrupts.signal:
         bar.set_description(f"{bar.n}/{bar.total}")
+        if time.monotonic() > asked + SILENCE:
+            if missing := _missing(client):
+                log.warning("%s; waiting for it (Ctrl-C ends that)", missing)
+            asked = time.monotonic()
         for future, result in finished.next_batch(block=False):
             bar.update()
+            asked = time.monotonic()
             yield futures.pop(future), _outcome(future, result)
         time.sleep(0.1)
     if interrupts.signal:

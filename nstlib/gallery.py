@@ -10,7 +10,7 @@ import functools
 import json
 import logging
 import os
-import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from nstlib import UserError, cli, cluster, images, provenance
+from nstlib import UserError, cli, cluster, fetch, images, paths, provenance
 from nstlib.outputs import warn_of_replacing
 from nstlib.progress import progress_bar
 from nstlib.sheet import sheet, side_by_side
@@ -52,7 +52,7 @@ class Gallery:
 
 def wanted(content: str, styles: Sequence[str]) -> bool:
     """Whether a folder is among these: then a gallery is to be made of them."""
-    return any(Path(x).is_dir() for x in (content, *styles))
+    return any(map(paths.is_folder, (content, *styles)))
 
 
 def refuse(settings, *names: str) -> None:
@@ -66,13 +66,13 @@ def pictures(path: str | os.PathLike) -> list[Path]:
     """The pictures in a folder by name, those in its own folders and hidden ones left out; or the
     file itself. Raises UserError for a folder without any."""
     path = Path(path)
-    if not path.is_dir():
+    if not paths.is_folder(path):
         return [path]
-    try:
-        found = [x for x in path.iterdir() if x.suffix.lower() in ENDINGS and not x.is_dir()]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; choose another folder") from error
-    found = sorted((x for x in found if not x.name.startswith(".")), key=lambda x: x.name)
+    found = [
+        x
+        for x in paths.files_in(path)
+        if x.suffix.lower() in ENDINGS and not x.name.startswith(".") and not paths.is_folder(x)
+    ]
     if not found:
         raise UserError(f"cannot read {path}: there is no picture in this folder")
     return found
@@ -88,7 +88,7 @@ def plan(content: str, styles: Sequence[str], result: str, keep: Sequence[str] =
     contents = pictures(content)
     if len(styles) == 1:
         columns = [(x,) for x in pictures(styles[0])]
-    elif folder := next((x for x in styles if Path(x).is_dir()), None):
+    elif folder := next(filter(paths.is_folder, styles), None):
         raise UserError(
             f"cannot read {folder}: a folder cannot be mixed with other styles; name an image in "
             "it, or give it alone"
@@ -97,17 +97,16 @@ def plan(content: str, styles: Sequence[str], result: str, keep: Sequence[str] =
         columns = [tuple(map(Path, styles))]
     given = [content, *styles]
     for file in given:
-        if not Path(file).is_dir():
+        if fetch.is_address(file):
+            raise UserError(f"cannot read {file} for a gallery: save the picture, name its file")
+        if not paths.is_folder(file):
             images.image_size(file)
     sources = {*contents, *(style for column in columns for style in column), *keep}
     images.check_result_path(result, sources)
     folder = Path(result).with_suffix("")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(
-            f"cannot make the folder {folder}: it is a file; choose another name for -r"
-        )
+    is_there = paths.check_folder(folder)
     for place, source in product((folder, folder.parent), given):
-        if place.is_dir() and place.samefile(source):
+        if paths.is_folder(place) and paths.is_same(place, source):
             raise UserError(
                 f"cannot write {result}: the next run would take it or what is in {folder} for a "
                 f"picture of {source}; choose another place"
@@ -126,9 +125,9 @@ def plan(content: str, styles: Sequence[str], result: str, keep: Sequence[str] =
     for cell in cells.values():
         if len(os.fsencode(cell.path.name)) > 255:
             raise UserError(f"the file name {cell.path.name} would be too long: rename a source")
-        if folder.is_dir():
+        if is_there:
             images.check_result_path(cell.path, sources)
-            if cell.path.exists() and images.read_metadata(cell.path) is None:
+            if _is_foreign(cell.path):
                 raise UserError(
                     f"cannot write {cell.path}: there is such a file, not made by this program; "
                     "move it or choose another name for -r"
@@ -142,19 +141,41 @@ def _names(files: Sequence[Path]) -> list[str]:
     return [x.stem if stems[x.stem.casefold()] == 1 else x.name for x in files]
 
 
+def _is_foreign(path: Path) -> bool:
+    """Whether there is a picture that this program did not make, as far as can be seen."""
+    try:
+        return images.read_metadata(path) is None
+    except UserError:  # none, or it is damaged
+        return False
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is a picture that can be read to its end."""
+    try:
+        return images.load(path) is not None
+    except UserError:
+        return False
+
+
 def is_done(cell: Cell, settings) -> bool:
     """Whether its file was made from these sources with these settings, and since they changed."""
-    made = images.read_metadata(cell.path) if cell.path.exists() else None
-    if made is None:
+    if not _is_whole(cell.path) or _is_foreign(cell.path):
         return False
-    sources = [cell.content, *cell.styles]
-    seen = [made.get("content"), *made.get("style", [])]
-    used = [*sources, *(Path(x) for x in (settings.init, settings.weights) if x)]
+    made, sources = images.read_metadata(cell.path) or {}, [cell.content, *cell.styles]
+    own, now = paths.changed(cell.path) or 0, time.time_ns()
+
+    def is_older(source):  # a date in the future tells nothing
+        when = paths.changed(source) or 0
+        return when <= own or when > now
+
     return (
-        made.get("settings") == json.loads(json.dumps(dataclasses.asdict(settings)))
-        and list(map(os.path.abspath, seen)) == list(map(os.path.abspath, sources))
-        and all(x.is_file() for x in sources)
-        and all(x.stat().st_mtime <= cell.path.stat().st_mtime for x in used if x.is_file())
+        made["settings"] == json.loads(json.dumps(dataclasses.asdict(settings)))
+        and list(map(os.path.abspath, (made["content"], *made["style"])))
+        == list(map(os.path.abspath, sources))
+        and all(map(paths.exists, sources))
+        and all(
+            map(is_older, [*sources, *filter(paths.is_file, (settings.init, settings.weights))])
+        )
     )
 
 
@@ -182,15 +203,15 @@ def _make(gallery: Gallery, settings, paint: Callable, interrupts, client) -> in
     folder = gallery.result.with_suffix("")
     if done:
         log.info("%d of %d pictures are in %s already", len(done), len(gallery.cells), folder)
-    if old := sum(cell.path.exists() for cell in todo):
+    if old := sum(paths.exists(cell.path) for cell in todo):
         log.warning(
             "%s in %s made with other settings, or from what has changed since, will be replaced",
             *("1 picture" if old == 1 else f"{old} pictures", folder),
         )
-    if gallery.result.exists() and images.read_metadata(gallery.result) is None:
+    if _is_foreign(gallery.result):
         warn_of_replacing(gallery.result)
     interrupts.hold = True  # from here on there is something to finish
-    folder.mkdir(exist_ok=True)
+    paths.make_folder(folder)
     failures: dict[str, list[Cell]] = {}
     paint_all = functools.partial(cluster.paint_cells, client) if client else paint_cells
     with progress_bar(len(gallery.cells), len(done)) as bar, _saying_once():
@@ -205,13 +226,16 @@ def _make(gallery: Gallery, settings, paint: Callable, interrupts, client) -> in
                 if message not in failures:
                     log.error("%s:", cell.path.name, exc_info=error)
                 failures.setdefault(message, []).append(cell)
+    for cell in [cell for cell in done if not _is_whole(cell.path)]:
+        done.remove(cell)
+        failures.setdefault("it was lost meanwhile; run the same command again", []).append(cell)
     for message, cells in failures.items():
         others = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
-        print(f"nst: {cells[0].path.name}{others} failed: {message}", file=sys.stderr)
+        cli.say(f"nst: {cells[0].path.name}{others} failed: {message}")
     if done:
         _write_sheet(gallery, done, settings)
     elif failures:
-        print("nst: no picture came about, so no sheet is written", file=sys.stderr)
+        cli.say("nst: no picture came about, so no sheet is written")
     if interrupts.signal:
         log.warning(
             "Stopped with %d of %d pictures done; run the same command again to make the rest.",

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nstlib import UserError, animation, images
+from nstlib import UserError, animation, images, paths
 from nstlib.display import loss_curves, rendered
+from nstlib.paths import why
 from nstlib.settings import check_fields, option
 
 log = logging.getLogger("nst")
@@ -39,6 +40,7 @@ class Outputs:
         f"where the result goes ({' '.join(images.FORMATS)})",
         *("-r",),
         metavar="FILE",
+        action="once",
         group="pictures",
     )
     save_every: int = option(
@@ -103,11 +105,10 @@ class Outputs:
         durations = [FRAME] * len(self._frames)
         durations[0], durations[-1] = FIRST, LAST
         try:
-            with images.replacing(path.resolve()) as file:
+            with paths.replacing(path.resolve()) as file:
                 animation.write(file, self._frames, durations, path.suffix.lower())
         except Exception as error:  # Pillow raises ValueError and others besides OSError
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot write {path}: {reason}; {self.result} is whole") from error
+            raise UserError(f"cannot write {path}: {why(error)}; {self.result} is whole") from error
 
     def _is_due(self, step) -> bool:
         """Whether to take a frame: at cubic distances from the first iteration of each scale.
@@ -130,16 +131,12 @@ class Outputs:
 
     def _check_folder(self, sources: Iterable[str | Path]) -> list[Path]:
         """The pictures of an earlier run, which the first of this one is to replace."""
-        if not self.folder.exists():
-            return []  # it can be made where the result can
-        if not self.folder.is_dir():
-            raise UserError(
-                f"cannot save pictures in {self.folder}: it is a file; choose another --result"
-            )
+        if not paths.check_folder(self.folder):
+            return []
         images.check_result_path(self.folder / f"{0:06}{Path(self.result).suffix}")
         earlier = self._earlier_pictures()
         for source in sources:
-            if any(path.samefile(source) for path in earlier if Path(source).exists()):
+            if any(paths.is_same(path, source) for path in earlier):
                 raise UserError(
                     f"cannot save pictures in {self.folder}: {source} would be replaced; "
                     "choose another --result"
@@ -149,7 +146,7 @@ class Outputs:
     def _earlier_pictures(self) -> list[Path]:
         return [
             path
-            for path in self.folder.iterdir()
+            for path in paths.files_in(self.folder)
             if re.fullmatch(r"\d{6,}", path.stem) and path.suffix.lower() in images.FORMATS
         ]
 
@@ -164,13 +161,13 @@ class Outputs:
             images.save(self.folder / name, step.picture())
         except (OSError, UserError) as error:
             if isinstance(error, OSError):
-                error = f"cannot save pictures in {self.folder}: {error.strerror}"
+                error = f"cannot save pictures in {self.folder}: {why(error)}"
             log.warning("%s; the run goes on without saving more such pictures", error)
             self.save_every = 0
 
 
-def warn_of_replacing(*paths: str | Path | None) -> None:
+def warn_of_replacing(*files: str | Path | None) -> None:
     """Log which of these files are there already."""
-    for path in paths:
-        if path and Path(path).exists():
+    for path in files:
+        if path and paths.exists(path):
             log.warning("%s is there already and will be replaced", path)

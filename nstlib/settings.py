@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass
 
 from nstlib import UserError, networks
+from nstlib.images import MAX_SIZE
 from nstlib.losses import STYLE_LOSSES
 from nstlib.optimizers import NEED_FLOAT32, OPTIMIZERS
 
@@ -15,6 +16,8 @@ LIMITS = {
     "at_most": operator.le,
     "one_of": lambda value, choices: value in choices,
 }
+
+MAX_WEIGHT = 1e30  # float32 ends at 3.4e38, and losses are multiplied by it
 
 
 def option(default, help: str, *flags: str, **metadata):
@@ -79,7 +82,9 @@ class Settings:
     tells what that was.
     """
 
-    num_iter: int = option(1000, "iterations", "-n", at_least=1, group="how to optimize")
+    num_iter: int = option(
+        1000, "iterations", "-n", at_least=1, at_most=1_000_000_000, group="how to optimize"
+    )
     learning_rate: float = option(
         5.0, "initial learning rate of Adam, in grey levels", "-l", above=0
     )
@@ -89,15 +94,17 @@ class Settings:
         "auto", "what the network computes in", one_of=("auto", *networks.PRECISIONS)
     )
     content_weight: float = option(
-        1e4, "weight of the content loss", at_least=0, group="what to weigh"
+        1e4, "weight of the content loss", at_least=0, at_most=MAX_WEIGHT, group="what to weigh"
     )
-    style_weight: float = option(1e-2, "weight of the style loss", at_least=0)
+    style_weight: float = option(1e-2, "weight of the style loss", at_least=0, at_most=MAX_WEIGHT)
     style_loss: str | None = option(None, "how styles are compared", one_of=STYLE_LOSSES)
-    tv_weight: float = option(1e2, "weight of the total variation: higher is smoother", at_least=0)
+    tv_weight: float = option(
+        1e2, "weight of the total variation: higher is smoother", at_least=0, at_most=MAX_WEIGHT
+    )
     size: int = option(
         *(512, "longest side of the result in pixels"),
         at_least=32,
-        at_most=16384,
+        at_most=MAX_SIZE,
         group="what to paint",
     )
     scales: int | str = option(
@@ -129,12 +136,12 @@ class Settings:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         check_fields(self)
-        if self.scales != "auto" and int(self.scales) < 1:
-            raise UserError(f"--scales must be auto or at least 1, not {self.scales}")
+        if self.scales != "auto" and not 1 <= self.scales <= 20:
+            raise UserError(f"--scales must be auto or 1 to 20, not {self.scales}")
         if not self.style_weight and not self.content_weight:
             raise UserError("--style_weight must be above 0 where --content_weight is 0")
         blend = self.style_blend or (1,)
-        if not all(0 <= share < math.inf for share in blend) or not sum(blend):
+        if not all(share >= 0 for share in blend) or not 0 < sum(blend) < math.inf:
             raise UserError(f"--style_blend must be of numbers from 0 on, not all 0, not {blend}")
         if self.optimizer in NEED_FLOAT32 and self.precision not in ("auto", "float32"):
             raise UserError(

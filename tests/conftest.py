@@ -68,6 +68,13 @@ def answers(address):
     return True
 
 
+def arguments(good, argv):
+    """A command line: what is good, {option: value}, with other options and values of some."""
+    argv = list(map(str, argv))
+    once = {"-c", "-r"} & {*argv}  # the others may be given again
+    return [str(x) for pair in good.items() if pair[0] not in once for x in pair] + argv
+
+
 # The same numbers as the program's, from other code: NumPy in float64, images as [H, W, 3]
 
 

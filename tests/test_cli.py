@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture, style_distance
+from conftest import arguments, picture, style_distance
 from PIL import Image, ImageCms
 from test_images import BOMB
 
@@ -87,7 +87,7 @@ def test_progress_bar_on_a_terminal(tmp_path):
     terminal, stderr = pty.openpty()
     fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
-        command(*example(tmp_path / "out.png", "--size", 64, "-n", 20)),
+        command(*example(tmp_path / "out.png", "--size", 64, "-n", 20, "-v")),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -103,10 +103,14 @@ def test_progress_bar_on_a_terminal(tmp_path):
     assert process.communicate(timeout=60)[0] == b""
     assert process.returncode == 0
     shown = shown.decode()
-    last = re.split(r"[\r\n]+", shown.strip())[-1]
-    assert re.search(r"20/20.*100%\|.*loss \d\.\d+e", last)
+    *_, last_bar, last = re.split(r"[\r\n]+", shown.strip())
+    assert re.search(r"20/20.*100%\|.*loss \d\.\d+e", last_bar)
+    assert last == f"the result is in {tmp_path / 'out.png'}"
+    assert "loading TensorFlow ..." in shown
+    assert "tracing" in shown
+    assert re.search(r"^ *20  total \d", shown.replace("\r", "\n"), re.MULTILINE)
     assert TRACEBACK not in shown
-    assert "tensorflow" not in shown.lower()
+    assert "tensorflow/" not in shown.lower()  # of its own log
 
 
 def test_help_and_version_are_quick():
@@ -255,8 +259,8 @@ def files(tmp_path, monkeypatch):
 def complaint(capsys, caplog, *argv):
     """The one line that is said about bad arguments."""
     start = time.perf_counter()
-    good = ["-c", "photo.jpg", "-s", "style.png", "-r", "out.jpg", "--size", "64"]
-    assert nst.main([*good, *argv]) == 2
+    good = {"-c": "photo.jpg", "-s": "style.png", "-r": "out.jpg", "--size": "64"}
+    assert nst.main(arguments(good, argv)) == 2
     assert time.perf_counter() - start < 1
     out, err = capsys.readouterr()
     assert out == ""

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, free_port, picture, wait_for
+from conftest import ROOT, arguments, free_port, picture, wait_for
 from PIL import Image
 from tqdm import tqdm
 
@@ -53,8 +54,8 @@ def age(hours, *folders):
 
 
 def main(*argv, status=0, content="photos", style="art"):
-    given = ["-c", content, "-s", style, "-r", "sheet.png", *QUICK, *map(str, argv)]
-    assert nst.main(given) == status
+    good = {"-c": content, "-s": style, "-r": "sheet.png"}
+    assert nst.main(arguments(good, [*QUICK, *argv])) == status
 
 
 @pytest.fixture
@@ -500,3 +501,95 @@ def test_dask_that_cannot_work(folders, calls, capsys, monkeypatch):
     assert "folder" in capsys.readouterr().err
     assert not calls
     assert not Path("sheet").exists()
+
+
+# What came between
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
+def test_damaged_cells_are_painted_again(folders, calls, damage):
+    main()
+    cell = Path("sheet/b_x.png")
+    good = cell.read_bytes()
+    if damage == "gone":
+        cell.unlink()
+    else:
+        cell.write_bytes(good[: len(good) * 2 // 3] if damage == "cut" else b"")
+    main()
+    assert calls[len(ALL) :] == ["b_x"]
+    assert cell.read_bytes() == good
+
+
+def test_cells_lost_meanwhile_are_left_out(folders, calls, capsys, monkeypatch):
+    keep = gallery._keep
+
+    def keep_and_lose(cell, result, settings):
+        keep(cell, result, settings)
+        if cell.path.stem == "a_x":
+            cell.path.write_bytes(b"")
+
+    monkeypatch.setattr(gallery, "_keep", keep_and_lose)
+    main(status=2)
+    assert "a_x.png failed: it was lost meanwhile; run the same" in capsys.readouterr().err
+    assert images.image_size("sheet.png")[0] == sheet_width(3)
+
+
+def test_metadata_of_anyone_in_a_cell(folders, calls, capsys):
+    main()
+    made = images.read_metadata("sheet/a_x.png")
+    images.save("sheet/a_x.png", picture(48, 48), made | {"style": 5})
+    main(status=2)
+    assert "cannot write sheet/a_x.png: there is such a file" in capsys.readouterr().err
+
+
+def test_sources_that_cannot_be_read_are_left_out(folders, calls, capsys):
+    Path("photos/loop.png").symlink_to("loop.png")
+    os.mkfifo("photos/pipe.png")
+    main(status=2)
+    err = capsys.readouterr().err
+    assert "loop_x.png and 1 more failed: cannot read photos/loop.png: " in err
+    assert "pipe_x.png and 1 more failed: cannot read photos/pipe.png: " in err
+    assert sorted(cells()) == ALL
+    assert Path("sheet.png").exists()
+
+
+def test_a_date_in_the_future_is_no_change(folders, calls):
+    age(-48, "photos", "art")
+    main()
+    main()
+    assert calls == ALL
+
+
+@pytest.mark.parametrize("content", ["", "http://127.0.0.1:9/x.png"])
+def test_what_is_no_gallery(folders, calls, capsys, content):
+    main(status=2, content=content)
+    assert capsys.readouterr().err.startswith(f"nst: cannot read {content}")
+    assert not calls
+
+
+def test_dask_address_that_is_mute(folders, calls, capsys, monkeypatch):
+    """Something accepts connections there, and says nothing."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    monkeypatch.setattr(gallery.cluster, "PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        main("--dask", address, status=2)
+    assert capsys.readouterr().err.startswith(f"nst: no Dask scheduler answers at {address}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ({"workers": {"tcp://x": {}}}, None),
+        ({"workers": {}}, "the Dask cluster has no workers"),
+        (TimeoutError(), "the Dask scheduler does not answer"),
+    ],
+)
+def test_what_a_cluster_lacks(answer, missing):
+    def sync(ask, callback_timeout):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    client = SimpleNamespace(sync=sync, scheduler=SimpleNamespace(identity=None))
+    assert gallery.cluster._missing(client) == missing
