@@ -8,6 +8,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+# Two processes of tests with BLAS threads for every core each would mostly wait for each other.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
