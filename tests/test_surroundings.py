@@ -37,12 +37,17 @@ def test_all_at_once(tmp_path):
         KERAS_HOME=str(tmp_path),
         KERAS_BACKEND="torch",
         TF_USE_LEGACY_KERAS="1",
-        PYTHONOPTIMIZE="2",
         PYTHONSAFEPATH="1",
         TMPDIR="/gone",
     )
     assert (done.returncode, done.stdout) == (0, "")
     assert max(images.image_size(tmp_path / "x.png")) == 64
+
+
+def test_without_docstrings():
+    """Which help(nst.Settings) is made of; a picture would first compile all of TensorFlow anew."""
+    done = shell('exec "$@"', "-h", PYTHONOPTIMIZE="2")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
