@@ -205,9 +205,9 @@ def report(pairs: dict[str, Pair]) -> None:
     """A row for each picture and, of several, how they spread."""
     found = {name: judge(x.result, x) for name, x in tqdm(pairs.items(), disable=None)}
     if len(found) > 1:
-        values, spread = list(found.values()), {"standard deviation": np.std}
-        for name, of in ({"mean": np.mean} | spread | {"least": np.min, "most": np.max}).items():
-            found[name] = of(values, axis=0)
+        values = np.array(list(found.values()))
+        found |= {"mean": values.mean(axis=0), "standard deviation": values.std(axis=0)}
+        found |= {"least": values.min(axis=0), "most": values.max(axis=0)}
     rows = [[name, *map("{:.2f}".format, values)] for name, values in found.items()]
     print_table(["picture", *MEASURES], rows)
 
