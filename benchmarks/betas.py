@@ -11,7 +11,8 @@ units of it.
 import argparse
 from functools import partial
 
-from speed import PAIRS, losses_of_classic, print_table
+from speed import PAIRS, losses_of_classic
+from tables import print_table
 
 import nst
 from nstlib import networks

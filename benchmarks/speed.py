@@ -11,18 +11,17 @@ it gets random ones, with which an iteration takes as long, but no loss falls as
 import argparse
 import contextlib
 import os
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
+from tables import machine, print_table
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -60,13 +59,6 @@ def seconds(function) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
-
-
-def print_table(head: list[str], rows: list[list[str]]) -> None:
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    print(flush=True)
 
 
 # Seconds per step
@@ -370,10 +362,7 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", help=f"which of {', '.join(tables)} [all]")
     parser.add_argument("--quick", action="store_true", help="small pictures, in a minute")
     args = parser.parse_args()
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-    print(f"{cpu}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, {date.today()}\n")
+    print(f"{machine()}, TensorFlow {tf.__version__}\n")
     for name in args.tables or tables:
         tables[name](args.quick)
 
