@@ -71,9 +71,9 @@ class Settings:
     tells what that was.
     """
 
-    num_iter: int = option(1000, "iterations", "-n", at_least=1)
-    learning_rate: float = option(
-        5.0, "initial learning rate of Adam, in grey levels", "-l", above=0
+    num_iter: int | None = option(None, "iterations", "-n", type=int, at_least=1)
+    learning_rate: float | None = option(
+        None, "initial learning rate of Adam, in grey levels", "-l", type=float, above=0
     )
     optimizer: str = option("adam", " or ".join(OPTIMIZERS), one_of=OPTIMIZERS)
     tolerance: float = option(0.0, "end a scale when 50 iterations gain less than this", at_least=0)
@@ -97,12 +97,14 @@ class Settings:
         "style", "style's, content's, or match: both alike", one_of=("style", "content", "match")
     )
     init: str = option("content", "where to start: content, style, noise or an image file")
-    init_noise: float = option(0.0, "share of noise at the start", at_least=0, at_most=1)
+    init_noise: float | None = option(
+        None, "share of noise at the start", type=float, at_least=0, at_most=1
+    )
     network: str = option("vgg19", "vgg19, vgg16 or small (bundled)", one_of=networks.NETWORKS)
     weights: str | None = option(None, "weights file of that network (.h5 or .weights.h5)")
     content_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
     style_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
-    pooling: str | None = option(None, "max or avg", one_of=("max", "avg"))
+    pooling: str | None = option(None, "max, avg or blur", one_of=networks.POOLINGS)
     seed: int = option(0, "the same seed gives the same picture on the same machine", at_least=0)
 
     def __post_init__(self):
@@ -140,12 +142,13 @@ class Settings:
         if precision == "auto":
             exact = self.optimizer in NEED_FLOAT32
             precision = "float32" if exact else networks.best_precision()
+        own = ("num_iter", "learning_rate", "style_loss", "init_noise", "pooling")
+        unset = {name: getattr(network, name) for name in own if getattr(self, name) is None}
         return dataclasses.replace(
             self,
+            **unset,
             content_layers=named(self.content_layers or network.content_layers),
             style_layers=named(self.style_layers or network.style_layers),
-            style_loss=self.style_loss or network.style_loss,
-            pooling=self.pooling or network.pooling,
             scales=scales if self.scales == "auto" else self.scales,
             precision=precision,
         )
