@@ -8,25 +8,32 @@ The file reads in the order it runs: the losses of an image and their gradient, 
 pixels, from a small image to the full size, and the command line.
 """
 
+import os
+import signal
+import sys
+from pathlib import Path
+
+if Path(*sys.argv[:1]).stem == "nst":  # run as a command
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules load
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
 import argparse
 import contextlib
 import dataclasses
 import functools
 import logging
-import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from nstlib import CannotGoOn, UserError, __version__, cli, gallery, images, losses, networks, tf
 from nstlib.colors import prepare as prepare_colors
+from nstlib.memory import check as check_memory
 from nstlib.networks import LoadedNetwork, load_network
 from nstlib.optimizers import OPTIMIZERS
 from nstlib.outputs import Outputs
@@ -108,7 +115,7 @@ def make_objective(extractor, settings: Settings) -> Callable:
 
     targets: as `take_targets` gives them; image: [1, H, W, 3] of any size.
     """
-    distance = losses.STYLE_LOSSES[settings.style_loss]
+    distance = losses.STYLE_LOSSES[str(settings.style_loss)]
 
     def mean(values, layers):
         weights = networks.layer_weights(settings.network, layers)
@@ -132,7 +139,8 @@ def make_objective(extractor, settings: Settings) -> Callable:
             parts["tv"] = settings.tv_weight * losses.total_variation_loss(image)
             total = tf.add_n(list(parts.values()))
         # Float16 loses gradients that are very large or very small.
-        scale = 2.0**20 / total if settings.precision == "float16" else tf.ones_like(total)
+        half = settings.precision == "float16"
+        scale = 2.0**20 / tf.where(total > 0, total, 2.0**20) if half else tf.ones_like(total)
         gradient = tape.gradient(total, image, output_gradients=scale) / scale
         return {"total": total, **parts}, gradient
 
@@ -198,16 +206,17 @@ def load_sources(content: Picture, styles: Sequence[Picture], settings: Settings
         number = len(getattr(settings, name) or styles)
         if number != len(styles):
             raise UserError(f"--{name} is for {number} styles, not for the {len(styles)} given")
-    style_size = round(settings.size * settings.style_scale)
-    files = [(content, settings.size), *((style, style_size) for style in styles)]
-    loaded = [images.load(*file) for file in files]
+    files, scales = [content, *styles], [1.0] + [settings.style_scale] * len(styles)
+    check_memory(settings, [images.image_size(file) for file in files])
+    sizes = [round(settings.size * scale) for scale in scales]
+    loaded = [images.load(*file) for file in zip(files, sizes, strict=True)]
     masks = [images.load_mask(path, *loaded[0].shape[:2]) for path in settings.mask or ()]
     photograph, paintings, tint = prepare_colors(settings.colors, loaded[0], loaded[1:])
     start = start_image(settings, photograph, paintings[0])
     if settings.weights:
         networks.check_weights(settings.weights, settings.network)
-    for (file, size), image in zip(files, loaded, strict=True):
-        images.check_size(file, image, size)
+    for file, image, scale in zip(files, loaded, scales, strict=True):
+        images.check_size(file, image, settings.size, scale)
     thinnest = min(min(x.shape[:2]) / max(x.shape[:2]) for x in loaded)
     return Sources(photograph, paintings, masks, start, tint, thinnest)
 
@@ -217,7 +226,7 @@ def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> n
     if settings.init == "content":
         return content
     if settings.init == "noise":
-        return np.float32(np.random.default_rng(settings.seed).uniform(0, 255, content.shape))
+        return np.random.default_rng(settings.seed).uniform(0, 255, content.shape).astype("float32")
     image = style if settings.init == "style" else images.load(settings.init)
     return images.resize(image, *content.shape[:2])
 
@@ -268,7 +277,7 @@ def stylize(
         new = iteration or not history  # the start of a scale is the end of the one before
         if new:
             history.append(parts)
-        if not iteration or parts["total"] <= best.losses["total"]:
+        if best is None or not iteration or parts["total"] <= best.losses["total"]:
             best = Best(scale, parts, tensor)
         if new and on_step:
             progress = (work_before + iteration * scale.size**2) / work
@@ -278,6 +287,7 @@ def stylize(
         return not stopped
 
     def result(cut_short=None):
+        assert best is not None
         curves = {name: [parts[name] for parts in history] for name in best.losses}
         image = picture(best.scale, best.tensor)
         return Result(image, curves, settings, cut_short, best.losses, names)
@@ -301,7 +311,7 @@ def stylize(
         if best is None:
             raise
         return result(reason)
-    except tf.errors.ResourceExhaustedError as error:
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         reason = CannotGoOn("the memory does not suffice: make --size smaller")
         if best is None:
             raise reason from error
@@ -323,18 +333,19 @@ def next_scale(best: Best | None, image: np.ndarray, size: int, settings: Settin
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line: besides these, each field of Settings and Outputs is an option."""
-    parser = cli.Parser(prog="nst.py", description=__doc__.partition("\n\n")[0], allow_abbrev=False)
-    required = partial(parser.add_argument, required=True, metavar="FILE")
-    required("-c", "--content", help="content image, or a folder of them")
+    parser = cli.Parser("nst.py")
+    required = partial(parser.group("pictures").add_argument, required=True, metavar="FILE")
+    required("-c", "--content", action="once", help="content image, or a folder of them")
     required("-s", "--style", action="append", help="style image, several to mix, or a folder")
-    parser.add_fields(Outputs)
     parser.add_fields(Settings)
-    parser.add_argument("-p", "--print_every", type=int, default=100, help="see -v [100]")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print losses and sizes")
-    parser.add_argument("--dask", metavar="ADDRESS", help="paint folders on this Dask cluster")
-    parser.add_argument("--show", action=cli.Show)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--version", action="version", version=f"nst {__version__}")
+    parser.add_fields(Outputs)
+    add = parser.group("the program").add_argument
+    add("-v", "--verbose", action="store_true", help="print losses and sizes")
+    add("-p", "--print_every", metavar="EVERY", type=int, default=100, help="see -v [100]")
+    add("--dask", metavar="ADDRESS", help="paint folders on this Dask cluster")
+    add("--show", action=cli.Show)
+    add("--debug", action="store_true", help="show the traceback of an error")
+    add("--version", action="version", version=f"nst {__version__}", help="print the version")
     return parser.parse_args(argv)
 
 
@@ -356,7 +367,7 @@ def run(args: argparse.Namespace, interrupts: cli.Interrupts) -> int:
         raise UserError("--dask is for galleries: name a folder of pictures with -c or -s")
     outputs.check([args.content, *args.style, args.init, *(settings.mask or ())])
 
-    with cli.progress(settings.num_iter, args.print_every) as show:
+    with cli.progress(args.print_every) as show:
 
         def on_step(step):
             interrupts.hold = True  # from here on there is a picture to save
@@ -366,6 +377,8 @@ def run(args: argparse.Namespace, interrupts: cli.Interrupts) -> int:
 
         result = stylize(args.content, args.style, settings, on_step)
     outputs.save(result)
+    tell = cli.say if sys.stderr.isatty() else log.info
+    tell(f"the result is in {args.result}")
     if isinstance(result.cut_short, UserError):
         raise UserError(f"{result.cut_short}; the last good picture is in {args.result}")
     if interrupts.signal:
@@ -378,6 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, 2 for what the user can mend, 130 or 143 after
     Ctrl-C or SIGTERM."""
     argv = sys.argv[1:] if argv is None else argv
+    cli.open_streams()
     logging.basicConfig(format="%(message)s")
     os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")  # or a GPU's sums differ from run to run
     with cli.Interrupts() as interrupts:
@@ -386,10 +400,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except UserError as error:
             if "--debug" in argv:
                 traceback.print_exc()
-            print(f"nst: {error}", file=sys.stderr)
+            cli.say(f"nst: {error}")
+            return 2
+        except MemoryError:
+            cli.say("nst: the memory does not suffice: make --size smaller")
             return 2
         except KeyboardInterrupt:
-            print("nst: stopped before there was a picture; nothing is saved", file=sys.stderr)
+            cli.say("nst: stopped before there was a picture; nothing is saved")
             return interrupts.exit_status
 
 

@@ -5,27 +5,47 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
+import io
 import logging
+import os
 import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
+from typing import Any
 
 from nstlib import UserError, provenance
-from nstlib.settings import LIMITS
+from nstlib.progress import progress_bar
+from nstlib.settings import LIMITS, shortest
 
 log = logging.getLogger("nst")
 
-BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+EXAMPLES = """\
+examples:
+  %(prog)s -c photo.jpg -s painting.jpg -r out.jpg
+  %(prog)s -c photo.jpg -s painting.jpg -r out.jpg --network small -n 200 -l 10
+  %(prog)s -c photos -s paintings -r sheet.jpg   every photograph in every painting's manner
+"""
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UserError instead of exiting; takes hyphens in option names for underscores."""
+    """Raises UserError instead of exiting; takes hyphens in option names for underscores.
+
+    `action="once"`: an option that may not be given a second time.
+    """
+
+    def __init__(self, prog: str):
+        super().__init__(
+            prog,
+            usage="%(prog)s -c CONTENT -s STYLE -r RESULT [option ...]",
+            description="Paint a photograph in the manner of a painting.",
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.register("action", "once", Once)
 
     def error(self, message):
         raise UserError(f"{message}; -h shows the options")
@@ -36,14 +56,24 @@ class Parser(argparse.ArgumentParser):
 
         return super().parse_args([re.sub("^--[^=]+", underscores, x) for x in argv])
 
+    def group(self, title: str):
+        """The group of options under this title, which is added if there is none yet."""
+        known = {group.title: group for group in self._action_groups}
+        return known.get(title) or self.add_argument_group(title)
+
     def add_fields(self, settings: type) -> None:
         """An option for each field of a dataclass, by the field's name, default and metadata.
 
         See `option` for the metadata.
         """
+        group: Any = self
         for field in dataclasses.fields(settings):
             argument = {"metavar": field.name.split("_")[-1].upper(), **field.metadata}
             flags = argument.pop("flags")
+            if title := argument.pop("group", None):
+                group = self.group(title)
+            if choices := argument.get("one_of"):
+                argument["metavar"] = "{" + ",".join(choices) + "}"
             for limit in LIMITS:
                 argument.pop(limit, None)
             if field.default is dataclasses.MISSING:
@@ -51,9 +81,16 @@ class Parser(argparse.ArgumentParser):
             else:
                 argument["default"] = field.default
                 if field.default is not None:
-                    argument["help"] += f" [{field.default}]"
+                    argument["help"] += f" [{shortest(field.default)}]"
                     argument.setdefault("type", type(field.default))
-            self.add_argument(*flags, f"--{field.name}", **argument)
+            group.add_argument(*flags, f"--{field.name}", **argument)
+
+
+class Once(argparse.Action):
+    def __call__(self, parser, namespace, value, option_string=None):
+        if getattr(namespace, self.dest) not in (None, self.default):
+            raise UserError(f"{option_string} was given twice: name one file")
+        setattr(namespace, self.dest, value)
 
 
 def chosen(settings: type, args: argparse.Namespace):
@@ -66,20 +103,20 @@ def importable(function: Callable) -> Callable:
 
     There the script is no `__main__`, which is what pickle would name.
     """
-    script = sys.modules["__main__"]
-    if function.__module__ != "__main__" or not getattr(script, "__file__", None):
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if function.__module__ != "__main__" or not file:
         return function
-    return getattr(importlib.import_module(Path(script.__file__).stem), function.__name__)
+    return getattr(importlib.import_module(Path(file).stem), function.__name__)
 
 
 @contextlib.contextmanager
-def progress(num_iter: int, print_every: int):
-    """A function that shows each nst.Step, by a bar on a terminal or by lines in the log."""
-    verbose = log.isEnabledFor(logging.INFO)
-    quiet = verbose or not sys.stderr.isatty()
-    with tqdm(total=1.0, disable=quiet, bar_format=BAR) as bar, logging_redirect_tqdm():
+def progress(print_every: int):
+    """A function that shows each nst.Step, by a bar on a terminal and by lines in the log."""
+    with progress_bar() as bar:
+        bar.set_description("tracing")  # which comes before the first step, and takes seconds
 
         def show(step):
+            num_iter = step.settings.num_iter
             if step.iteration % print_every == 0 or step.iteration == num_iter:
                 parts = "  ".join(f"{name} {value:.3e}" for name, value in step.losses.items())
                 log.info("%6d  %s  %.1f s", step.iteration, parts, step.seconds)
@@ -99,11 +136,39 @@ class Show(argparse.Action):
 
     def __call__(self, parser, namespace, path, option_string=None):
         argv, how_it_went = provenance.read(path)
-        with contextlib.suppress(AttributeError):  # names of files may be any bytes
-            sys.stdout.reconfigure(errors="surrogateescape")
-        print(shlex.join(["python3", "nst.py", *argv]))
-        print(how_it_went, file=sys.stderr)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be any bytes
+            sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
+        line = shlex.join([*_called_as(), *argv])
+        if sys.stdout.isatty():  # which must not obey what is hidden in the name of a file
+            line = "".join(x if x.isprintable() else "?" for x in line)
+        print(line)
+        say(how_it_went)
         parser.exit()
+
+
+def _called_as() -> list[str]:
+    """The words by which this program was called, without its arguments."""
+    program = Path(sys.argv[0])
+    if program.name == "nst.py":
+        return sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    return ["nst"] if program.stem == "nst" else ["python3", "nst.py"]
+
+
+def say(message: str) -> None:
+    """Write a line to standard error; where that is full or gone, nobody is listening."""
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+
+
+def open_streams() -> None:
+    """Stand-ins for standard streams that are closed, so that no file takes their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 class Interrupts:
@@ -129,6 +194,8 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _note(self, number: int, _) -> None:
+        if self.signal and not self.hold:  # the second, and still nothing to lose
+            os._exit(self.exit_status)
         self.signal = self.signal or number
         if not self.hold:
             raise KeyboardInterrupt

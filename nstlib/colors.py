@@ -69,7 +69,7 @@ def to_lab(image: np.ndarray) -> np.ndarray:
     linear = np.where(x > 0.04045, ((x + 0.055) / 1.055) ** 2.4, x / 12.92)
     xyz = linear @ (RGB_TO_XYZ / WHITE[:, np.newaxis]).T
     root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.float32(root @ XYZ_TO_LAB.T - OFFSET)
+    return (root @ XYZ_TO_LAB.T - OFFSET).astype(np.float32)
 
 
 def from_lab(lab: np.ndarray) -> np.ndarray:
@@ -78,4 +78,4 @@ def from_lab(lab: np.ndarray) -> np.ndarray:
     xyz = np.where(root > 6 / 29, root**3, (root - 4 / 29) * 3 * (6 / 29) ** 2)
     linear = (xyz @ np.linalg.inv(RGB_TO_XYZ / WHITE[:, np.newaxis]).T).clip(0, 1)
     x = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
-    return np.float32(255 * x)
+    return (255 * x).astype(np.float32)

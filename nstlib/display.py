@@ -2,7 +2,7 @@
 
 What the notebooks show is made here; it works without a screen as well. Figures are matplotlib's,
 made without pyplot: a notebook shows them, `savefig` writes them. Images are [H, W, 3], uint8 or
-float in 0..255. Matplotlib and IPython are imported when they are needed.
+float in 0..255; widths are in pixels. Matplotlib and IPython are imported when they are needed.
 """
 
 import base64
@@ -10,12 +10,14 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from itertools import cycle
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
-from nstlib import images
+from nstlib import animation, images
+from nstlib.sheet import sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,13 +29,14 @@ TEXT = {"color": "#555555", "fontsize": 9}
 
 
 class Rich:
-    """An IPython display object: HTML, and a picture for pages that show no HTML of a notebook."""
+    """An IPython display object: a picture, and HTML for pages where a notebook's is shown."""
 
-    def __init__(self, html: str, picture: bytes):
-        self.html, self.picture = html, picture
+    def __init__(self, picture: Image.Image, html: str = ""):
+        self.picture, self.html = picture, html
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
-        return {"text/html": self.html, "image/jpeg": base64.b64encode(self.picture).decode()}
+        bundle = {"image/jpeg": base64.b64encode(_jpeg(self.picture)).decode()}
+        return bundle | ({"text/html": self.html} if self.html else {})
 
 
 def pictures(
@@ -41,25 +44,18 @@ def pictures(
     titles: Iterable[str] = (),
     columns: int | None = None,
     rows: Iterable[str] = (),
-    width: float = 9.0,
-) -> "Figure":
-    """Images side by side at equal heights, `columns` in a row [all of them].
+    width: int = 900,
+) -> Rich:
+    """Images in equally wide columns, `columns` in a row [all of them].
 
-    titles: one for each image, or for the first few; rows: one for each row, at its left;
-    width: of the whole figure, in inches.
+    titles: one for each image, or for each column; rows: one for each row, at its left; width: of
+    the whole, at most.
     """
     columns = columns or len(pictures)
-    lines = math.ceil(len(pictures) / columns)
-    aspects = [p.shape[1] / p.shape[0] for p in pictures]
-    widths = [max(aspects[column::columns]) for column in range(columns)]
-    figure, axes = _axes(lines, columns, width, width * lines / sum(widths), widths)
-    for ax, picture in zip(axes, pictures, strict=False):
-        ax.imshow(images.to_uint8(picture), interpolation="lanczos")
-    for ax, title in zip(axes, titles, strict=False):
-        ax.set_title(title, **TEXT)
-    for ax, title in zip(axes[::columns], rows, strict=False):
-        ax.set_ylabel(title, **TEXT)
-    return figure
+    labelled = zip(map(images.to_uint8, pictures), cycle([*titles] or [""]), strict=False)
+    tiles = list(labelled)
+    lines = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    return Rich(Image.fromarray(sheet(lines, [*rows], width)))
 
 
 def loss_curves(losses: Mapping[str, Sequence[float]], title: str = "") -> "Figure":
@@ -180,31 +176,27 @@ def before_after(before: np.ndarray, after: np.ndarray, width: int = 560) -> Ric
     still = second.copy()
     still.paste(first.crop((0, 0, half, size[1])))
     still.paste("white", (half - 1, 0, half + 1, size[1]))
-    return Rich(html, _jpeg(still))
+    return Rich(still, html)
 
 
-def animation(frames: Sequence[np.ndarray], width: int = 320, seconds: float = 6.0) -> bytes:
+def animated(frames: Sequence[np.ndarray], width: int = 320, seconds: float = 6.0) -> bytes:
     """An animated WebP file: the frames, resized to the last one's aspect, over and over.
 
     The last frame stays for two seconds.
     """
     size = images.size_to_fit(frames[-1].shape[1], frames[-1].shape[0], width)
-    first, *others = (_resized(frame, size) for frame in frames)
-    times = [max(20, round(1000 * seconds / len(frames)))] * len(frames)
-    times[-1] = 2000
+    durations = [max(20, round(1000 * seconds / len(frames)))] * len(frames)
+    durations[-1] = 2000
     file = io.BytesIO()
-    first.save(
-        file, "WEBP", save_all=True, append_images=others, duration=times, loop=0, quality=70
-    )
+    animation.write(file, [_resized(frame, size) for frame in frames], durations, ".webp")
     return file.getvalue()
 
 
 def time_lapse(frames: Sequence[np.ndarray], width: int = 320) -> Rich:
     """How a picture came about, as an animation; as a strip of six frames where none can play."""
-    html = f'<img src="{_data_url(animation(frames, width), "webp")}" width="{width}">'
+    html = f'<img src="{_data_url(animated(frames, width), "webp")}" width="{width}">'
     picks = (np.linspace(0, 1, 6) ** 2 * (len(frames) - 1)).astype(int)  # most happens at first
-    figure = pictures([frames[i] for i in picks])
-    return Rich(html, _jpeg(rendered(figure)))
+    return Rich(pictures([frames[i] for i in picks]).picture, html)
 
 
 def download_link(image: np.ndarray, name: str = "result.png"):
@@ -228,18 +220,18 @@ def rendered(figure: "Figure") -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _figure(width: float, height: float, layout: str | None = "constrained") -> "Figure":
+def _figure(
+    width: float, height: float, layout: Literal["constrained", "compressed"] | None = "constrained"
+) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure((width, height), dpi=100, layout=layout)
 
 
-def _axes(
-    rows: int, columns: int, width: float, height: float, widths: Sequence[float] | None = None
-) -> "tuple[Figure, list[Axes]]":
-    """A figure and its axes, row by row, for images: without ticks or frames."""
+def _axes(rows: int, columns: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":
+    """A figure and its axes, row by row, for matrices: without ticks or frames."""
     figure = _figure(width, height + 0.3, "compressed")
-    axes = figure.subplots(rows, columns, squeeze=False, width_ratios=widths).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)

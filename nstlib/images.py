@@ -14,12 +14,12 @@ import uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
-from nstlib import UserError
+from nstlib import UserError, fetch, paths
+from nstlib.paths import why
 
 log = logging.getLogger("nst")
 
@@ -32,6 +32,8 @@ FORMATS = {
     ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
     ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
+
+MAX_SIZE = 16384  # pixels, of --size
 
 # A fixed date (2000-01-01) in the profile's header, so that equal images make equal files.
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -87,21 +89,29 @@ def image_size(path: str | os.PathLike | np.ndarray) -> tuple[int, int]:
     with _reading(path) as im:
         # Pillow gives a TIFF's size as it will be once upright.
         sideways = im.format != "TIFF" and _orientation(im) in range(5, 9)
-        return im.size[::-1] if sideways else im.size
+        width, height = im.size
+        return (height, width) if sideways else (width, height)
 
 
-def check_size(source, image: np.ndarray, size: int) -> None:
-    """Say how large a picture is used, and warn where that enlarges it; raise where VGG cannot."""
+def check_size(source, image: np.ndarray, size: int, scale: float = 1.0) -> None:
+    """Say how large a picture is used, and warn where that enlarges it; raise where VGG cannot.
+
+    image: as it was loaded, its longest side `size` (--size) times `scale` (--style_scale).
+    """
     name = "an image" if isinstance(source, np.ndarray) else source
     before = image_size(source)
     sizes = (*before, *image.shape[1::-1])
     log.info("%s: %d x %d pixels, used at %d x %d", name, *sizes)
-    if size > max(before):
-        log.warning("%s has only %d x %d pixels: it is enlarged to %d x %d (--size)", name, *sizes)
+    if max(image.shape) > max(before):
+        cause = "--size" if size > max(before) else "--style_scale"
+        enlarged = "%s has only %d x %d pixels: it is enlarged to %d x %d (%s)"
+        log.warning(enlarged, name, *sizes, cause)
     if min(image.shape[:2]) < 16:
+        least = math.ceil(16 * max(before) / min(before) / scale)
+        advice = f"make --size at least {least}" if least <= MAX_SIZE else "crop it"
+        used = f"--size {size}" if scale == 1 else f"--size {size} and --style_scale {scale:g}"
         raise UserError(
-            f"{name} at --size {size} would be {sizes[2]} x {sizes[3]} pixels, too thin for VGG: "
-            f"make --size at least {math.ceil(16 * max(before) / min(before))}"
+            f"{name} at {used} would be {sizes[2]} x {sizes[3]} pixels, too thin for VGG: {advice}"
         )
 
 
@@ -140,28 +150,8 @@ def check_result_path(
     sources: Iterable[str | os.PathLike] = (),
     endings: Iterable[str] = FORMATS,
 ) -> None:
-    """Raise UserError unless a file can be expected to be written there, has one of the endings,
-    and would replace none of the sources, under whatever name; changes nothing."""
-    _check_ending(path, endings)
-    target = Path(path).resolve()
-    for source in sources:
-        both = target.exists() and Path(source).exists()
-        if target == Path(source).resolve() or (both and target.samefile(source)):
-            raise UserError(f"cannot write {path}: it would replace {source}; choose another name")
-    try:
-        if target.is_dir():
-            raise UserError(f"cannot write {path}: it is a folder; name a file in it")
-        if target.exists() and not target.is_file():
-            raise UserError(f"cannot write {path}: it is not a regular file; choose another name")
-        if target.exists() and not os.access(target, os.W_OK):
-            raise UserError(f"cannot write {path}: it is write-protected; choose another name")
-        folder = target.parent
-        if not folder.is_dir():
-            raise UserError(f"cannot write {path}: there is no folder {folder}; create it first")
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".nst-"):
-            pass  # nothing less than writing shows that a folder can be written to
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {_why(error)}; choose another place") from error
+    """See paths.check_result_path."""
+    paths.check_result_path(path, endings, sources)
 
 
 def save(path: str | os.PathLike, image: np.ndarray, metadata: dict | None = None) -> None:
@@ -170,22 +160,17 @@ def save(path: str | os.PathLike, image: np.ndarray, metadata: dict | None = Non
     image: [H, W, 3], uint8 or float in 0..255, which is clipped and rounded.
     metadata: what `read_metadata` gives back, of JSON's types; has "version" and "settings".
     An earlier file at `path` is replaced once the new one is whole, and untouched if that fails.
-    Then UserError says why, and in which temporary PNG the image is instead.
+    Then UserError says why, and in which PNG the image is instead: in the folder of temporary
+    files, the working folder or the home folder, wherever there is room.
     """
-    _check_ending(path, FORMATS)
+    paths.check_ending(path, FORMATS)
     picture = Image.fromarray(to_uint8(np.asarray(image)))
     try:
-        _write(Path(path).resolve(), picture, FORMATS[Path(path).suffix.lower()], metadata)
+        paths.write(path, _encode(picture, FORMATS[Path(path).suffix.lower()], metadata))
     except Exception as error:  # Pillow raises ValueError and others besides OSError
-        message = f"cannot write {path}: {_why(error)}"
-        try:
-            name = f"{Path(path).stem[:40]}-{uuid.uuid4().hex[:8]}.png"
-            rescue = Path(tempfile.gettempdir(), name)
-            _write(rescue, picture, FORMATS[".png"], metadata)
-        except Exception as second:
-            message += f", and nowhere else either: {_why(second)}; the image is lost"
-            raise UserError(message) from error
-        raise UserError(f"{message}; the image is in {rescue} instead") from error
+        rescue = _rescue(Path(path).stem[:40], picture, metadata)
+        end = f"the image is in {rescue} instead" if rescue else "nor anywhere else; it is lost"
+        raise UserError(f"cannot write {path}: {why(error)}; {end}") from error
 
 
 def read_metadata(path: str | os.PathLike) -> dict | None:
@@ -204,29 +189,37 @@ def read_metadata(path: str | os.PathLike) -> dict | None:
             metadata = json.loads(text)
         except Exception:  # damaged or foreign data makes Pillow and json raise almost anything
             return None
-    return metadata if isinstance(metadata, dict) and "settings" in metadata else None
+    return metadata if _is_ours(metadata) else None
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which is at `path` as a whole once this context ends, or not at all."""
-    # Not tempfile, which makes files that nobody but their owner can read.
-    temporary = path.with_name(f".nst-{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _is_ours(metadata) -> bool:
+    """Whether this is of the form that metadata have, for none of their readers to stumble."""
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("settings"), dict):
+        return False
+    styles = metadata.get("style")
+    files = [metadata.get("content"), *(styles if isinstance(styles, list) else [None])]
+    return all(isinstance(name, str) for name in files)
 
 
-def _write(path: Path, picture: Image.Image, options: dict, metadata: dict | None) -> None:
+def _encode(picture: Image.Image, options: dict, metadata: dict | None) -> bytes:
+    """An image as a file, made in memory: Pillow ignores what a full disk does not take."""
     if metadata:
         options = {**options, "exif": _exif(metadata, options["format"])}
-    with replacing(path) as file:
-        picture.save(file, icc_profile=_SRGB, **options)
+    file = io.BytesIO()
+    picture.save(file, icc_profile=_SRGB, **options)
+    return file.getvalue()
+
+
+def _rescue(stem: str, picture: Image.Image, metadata: dict | None) -> Path | None:
+    """Where a PNG of an image that could be written elsewhere is now; None for nowhere."""
+    with contextlib.suppress(Exception):
+        data = _encode(picture, FORMATS[".png"], metadata)
+        for place in (tempfile.gettempdir, Path.cwd, Path.home):
+            with contextlib.suppress(OSError, RuntimeError):  # no such place, or no room in it
+                path = Path(place(), f"{stem}-{uuid.uuid4().hex[:8]}.png")
+                paths.write(path, data)
+                return path
+    return None
 
 
 def _exif(metadata: dict, format: str) -> Image.Exif:
@@ -244,13 +237,6 @@ def _exif(metadata: dict, format: str) -> Image.Exif:
     return exif
 
 
-def _check_ending(path: str | os.PathLike, endings: Iterable[str]) -> None:
-    suffix = Path(path).suffix
-    if suffix.lower() not in endings:
-        problem = f"the ending {suffix} is unknown" if suffix else "its name has no ending"
-        raise UserError(f"cannot write {path}: {problem}; use one of {', '.join(endings)}")
-
-
 def _checked(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise UserError(
@@ -262,42 +248,38 @@ def _checked(image: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike) -> Iterator[Image.Image]:
-    """Open an image file; whatever goes wrong before it is closed is a UserError."""
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels on, and of every oddity in a file's metadata.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as im:
-                yield im
-    except Exception as error:  # a damaged file makes Pillow raise almost anything
-        raise UserError(f"cannot read {path}: {_why_unreadable(Path(path), error)}") from error
+    """Open an image file or address; whatever goes wrong before it is closed is a UserError."""
+    source = io.BytesIO(fetch.picture(path)) if fetch.is_address(path) else paths.open_file(path)
+    with source as file:
+        start = file.read(12)
+        file.seek(0)
+        try:
+            with warnings.catch_warnings():
+                # Pillow warns from 89 megapixels on, and of every oddity in a file's metadata.
+                warnings.simplefilter("ignore")
+                with Image.open(file) as im:
+                    # Pillow knows some formats by name only, and has Ghostscript run what is EPS,
+                    # alone or wrapped in IPTC.
+                    if isinstance(im, ImageFile.StubImageFile) or im.format in ("EPS", "IPTC"):
+                        raise UnidentifiedImageError
+                    yield im
+        except Exception as error:  # a damaged file makes Pillow raise almost anything
+            raise UserError(f"cannot read {path}: {_why_undecodable(start, error)}") from error
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return f"no such file (looked in {path.absolute().parent}); check the name"
-    if isinstance(error, IsADirectoryError):
-        return "it is a folder; name an image in it"
-    if isinstance(error, PermissionError):
-        return "permission denied; change its permissions or copy it elsewhere"
+def _why_undecodable(start: bytes, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
-        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         return f"it has more than {limit:.0f} megapixels; make it smaller first"
     if isinstance(error, MemoryError):
         return "there is not enough memory for it; make it smaller first"
-    if not isinstance(error, UnidentifiedImageError):
-        return f"it is damaged or incomplete ({_why(error)}); fetch it again"
-    with path.open("rb") as file:
-        start = file.read(12)
     if not start:
         return "the file is empty; fetch it again"
+    if not isinstance(error, UnidentifiedImageError):
+        return "it is damaged or incomplete; fetch it again, or convert it to JPEG or PNG"
     if start[4:8] == b"ftyp" and start[8:11] in {b"hei", b"hev", b"mif", b"msf"}:
         return "it is a HEIC image; convert it to JPEG or PNG first"
     return "it is damaged or of an unknown format; convert it to JPEG or PNG first"
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _decode(im: Image.Image, size: int | None) -> Image.Image:
@@ -318,7 +300,7 @@ def _decode(im: Image.Image, size: int | None) -> Image.Image:
     if profile:  # one that is broken, or for other channels than the image has, is ignored
         with contextlib.suppress(ImageCms.PyCMSError):
             profiles = io.BytesIO(profile), io.BytesIO(_SRGB)
-            return ImageCms.profileToProfile(im, *profiles, outputMode="RGB")
+            im = ImageCms.profileToProfile(im, *profiles, outputMode="RGB") or im
     return im.convert("RGB")
 
 
@@ -333,18 +315,23 @@ def _orientation(im: Image.Image) -> int:
 def _opaque(im: Image.Image) -> Image.Image:
     """An image of any mode in 8 bits as L, RGB or CMYK, laid over white if it is transparent."""
     if im.mode == "F" or im.mode.startswith("I"):
-        values = np.nan_to_num(np.asarray(im, np.float32))
+        values = np.array(im, np.float32)  # changed in place: there may be 179 million of them
+        np.nan_to_num(values, copy=False)
+        some = values[:: 1 + im.height // 1000, :: 1 + im.width // 1000]
         if im.mode != "F":
-            values = values / 65535
-        elif values.max() > 1:
-            values = values / 255
-        return Image.fromarray(np.rint(255 * values.clip(0, 1)).astype(np.uint8))
+            values /= 65535
+        elif np.median(some[some > 0]) > 1:  # in 0..1, too, a few may be brighter than white
+            values /= 255
+        values *= 255
+        return Image.fromarray(
+            np.rint(values.clip(0, 255, out=values), out=values).astype(np.uint8)
+        )
     if im.mode == "CMYK":
         return im
     mode = "L" if im.mode in {"1", "L", "LA", "La"} else "RGB"  # grey, for grey profiles to fit
     if not im.has_transparency_data:
         return im.convert(mode)
-    im = im.convert("RGBA")
+    im = im if im.mode == "RGBA" else im.convert("RGBA")
     white = Image.new(mode, im.size, "white")
     white.paste(im, mask=im.getchannel("A"))
     return white

@@ -193,8 +193,7 @@ def wanted_sums(
     over its count. With masks each has a distance of its own, weighted by the blend and by its
     area, so that a style is as strong in a small place as in a large one.
     """
-    shares = np.float32(blend)
-    shares /= shares.sum()
+    shares = np.float32(np.float64(blend) / np.sum(blend, dtype=np.float64))
     if masks:
         weights = [
             share * tf.reduce_mean(mask**2)
@@ -238,12 +237,12 @@ def total_variation_loss(image: "tf.Tensor") -> "tf.Tensor":
 def check_finite(losses: dict[str, float], previous: dict[str, float] | None) -> None:
     """Raise CannotGoOn if a loss has become infinite or NaN, naming what to lower.
 
-    losses: "total" and the weighted losses by name; previous: the same one iteration earlier, which
-    tells the largest; soon after one of them overflows all are NaN.
+    losses: "total" and the weighted losses by name; previous: the same one iteration earlier. Soon
+    after one of them overflows all are NaN: then the one that was largest is named.
     """
     if not all(map(math.isfinite, losses.values())):
-        known = previous or losses
-        suspect = max((name for name in known if name != "total"), key=lambda name: known[name])
+        known = losses if math.inf in losses.values() else previous or losses
+        suspect = max(known.keys() - {"total"}, key=lambda name: np.nan_to_num(known[name]))
         raise CannotGoOn(
             f"the loss is no longer a finite number: lower --{suspect}_weight or --learning_rate"
         )

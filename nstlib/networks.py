@@ -7,8 +7,7 @@ import logging
 import math
 import os
 import re
-import socket
-import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nstlib import UserError, tf
+from nstlib import UserError, fetch, paths, tf
+from nstlib.paths import why
 
 if TYPE_CHECKING:
     from nstlib.settings import Settings
@@ -30,7 +30,7 @@ STYLE_LAYERS = tuple(f"block{b}_conv1" for b in range(1, 6))  # the paper's conv
 class Network:
     """A network of convolutions: what style transfer with it does by default, and how to build it.
 
-    Another kind of network is a class with its own `shapes`, `keras_name` and `build`.
+    Another kind is a class with its own `shapes`, `keras_name`, `build` and `activations`.
     """
 
     content_layers: tuple[str, ...]  # names, or name=weight
@@ -67,6 +67,15 @@ class Network:
         """From an image to a dict of the activations of these layers; see feature_extractor."""
         raise NotImplementedError
 
+    def activations(self, layers: Sequence[str]) -> float:
+        """How many there are for each pixel of an image, where these layers are wanted."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """Of the weights in float32, in bytes."""
+        return 4 * sum(math.prod(shape) + shape[-1] for shape in self.shapes.values())
+
 
 @dataclass(frozen=True, kw_only=True)
 class VGG(Network):
@@ -92,6 +101,11 @@ class VGG(Network):
     def block(layer: str) -> int:
         """The number of a layer's block: 3 of block3_conv2, which is halved twice."""
         return int(layer.removeprefix("block").partition("_")[0])
+
+    def activations(self, layers: Sequence[str]) -> float:
+        names = list(self.shapes)
+        deepest = max((names.index(layer) for layer in layers), default=0)
+        return sum(self.shapes[x][-1] / 4 ** (self.block(x) - 1) for x in names[: deepest + 1])
 
     def build(
         self,
@@ -151,6 +165,12 @@ class Pyramid(Network):
         levels = range(1, self.levels + 1)
         return [f"level{level}_{name}" for level in levels for name in self.shapes]
 
+    def activations(self, layers: Sequence[str]) -> float:
+        deepest = max((self.layers.index(layer) for layer in layers), default=0)
+        each = [(channels, 4**depth) for depth, channels in enumerate(self.channels)]
+        counts = [x / y / 4**level for level in range(self.levels) for x, y in each]
+        return 2 * sum(counts[: deepest + 1])  # each again, padded, to be blurred
+
     def build(
         self,
         kernels: dict[str, list[np.ndarray]],
@@ -197,7 +217,9 @@ def halved(image):
     """
     keras = tf.keras
     binomial = np.array([1, 4, 6, 4, 1]) / 16
-    kernel = np.broadcast_to(np.outer(binomial, binomial)[:, :, np.newaxis], (5, 5, image.shape[-1]))
+    kernel = np.broadcast_to(
+        np.outer(binomial, binomial)[:, :, np.newaxis], (5, 5, image.shape[-1])
+    )
     blur = keras.layers.DepthwiseConv2D(5, strides=2, use_bias=False, dtype="float32")
     padded = keras.layers.ZeroPadding2D(2, dtype="float32")(image)
     blur.build(padded.shape)
@@ -261,13 +283,13 @@ def layer_name(network: str, name: str) -> str:
     return keras_name
 
 
-def layer_weights(network: str, layers: Iterable[str]) -> dict[str, float]:
+def layer_weights(network: str, layers: Iterable[str] | None) -> dict[str, float]:
     """Keras's layer names and their weights, from "name" (of weight 1) or "name=weight".
 
     Raises UserError for a layer that the network has not and for a weight not above 0.
     """
     weights = {}
-    for layer in layers:
+    for layer in layers or ():
         name, equals, weight = layer.partition("=")
         name = layer_name(network, name)
         try:
@@ -355,7 +377,7 @@ def used_layers(settings: "Settings") -> list[str]:
     """The layers that resolved settings give a weight to, by Keras's names."""
     content = settings.content_layers if settings.content_weight else ()
     style = settings.style_layers if settings.style_weight else ()
-    return list(layer_weights(settings.network, (*content, *style)))
+    return list(layer_weights(settings.network, (*(content or ()), *(style or ()))))
 
 
 def load_network(settings: "Settings") -> LoadedNetwork:
@@ -368,7 +390,7 @@ def load_network(settings: "Settings") -> LoadedNetwork:
             resolved.pooling,
             resolved.weights,
             resolved.precision,
-            _changed(resolved.weights),
+            paths.changed(resolved.weights),
         )
     except WeightsUnavailable as reason:
         log.warning("%s. Going on with the bundled network (--network small).", reason)
@@ -383,17 +405,12 @@ def _compiled_extractor(network, layers, pooling, weights, precision, changed) -
 
 def check_weights(path: str | Path, network: str) -> None:
     """Raise UserError like `read_weights`; reads a file once as long as it stays the same."""
-    _check_weights(path, network, _changed(path))
+    _check_weights(path, network, paths.changed(path))
 
 
 @functools.lru_cache
 def _check_weights(path, network, changed) -> None:
     read_weights(path, network)
-
-
-def _changed(path: str | Path | None) -> int | None:
-    """When a file was changed."""
-    return Path(path).stat().st_mtime_ns if path and Path(path).is_file() else None
 
 
 def compiled(function: Callable) -> Callable:
@@ -421,61 +438,85 @@ def compiled(function: Callable) -> Callable:
 def find_weights(network: str) -> str:
     """The path of the network's own weights: bundled, or downloaded once into Keras's cache.
 
-    Keras checks the file's hash at each run, so what a cut-off download leaves is never trusted.
+    The file's hash is checked at each run, so what is there is never trusted unseen.
     """
-    source = NETWORKS[network].weights
+    source, md5 = NETWORKS[network].weights, NETWORKS[network].md5
     if not source.startswith("https:"):
         return str(Path(__file__).with_name(source))
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)  # Keras sets none: a silent network would hang it for minutes
+    home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))  # noqa: PTH111
+    folder = Path(home, "models")
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK) and not (folder / Path(source).name).is_file():
+        folder = Path(tempfile.gettempdir(), ".keras", "models")  # as Keras does
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where its progress bar belongs
-            return tf.keras.utils.get_file(
-                origin=source, file_hash=NETWORKS[network].md5, cache_subdir="models"
-            )
-    except Exception as error:  # Keras raises bare Exception for what urllib found
-        reason = str(error).split(" -- ")[-1]  # Keras puts the address before it
-        folder = Path(os.environ.get("KERAS_HOME", "~/.keras"), "models")
+        return str(fetch.cached(source, md5, folder))
+    except Exception as error:  # urllib raises almost anything
         raise WeightsUnavailable(
-            f"the ImageNet weights of {network} cannot be downloaded ({reason}); "
+            f"the ImageNet weights of {network} cannot be downloaded ({why(error)}); "
             f"fetch {source} elsewhere and put it into {folder}, or give its path with --weights"
         ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def read_weights(path: str | Path, network: str) -> dict[str, list[np.ndarray]]:
     """[kernel, bias] of each layer, float32, from an .h5 or .weights.h5 file that Keras wrote.
 
-    Reads numbers only: nothing in the file is executed. Raises UserError where the file cannot be
-    read or is not of this network.
+    Reads numbers only: nothing in the file is executed, no link in it is followed, and nothing is
+    read before all shapes are right. Raises UserError where the file cannot be read, is not of this
+    network, or holds what is no finite number.
     """
     import h5py  # a third of a second
 
-    found = {}
+    groups = {}  # the arrays in each group, by layer
 
-    def visit(name, item):
+    def visit(name, item):  # sees each array once, and none behind a link out of the file
         # Keras names layers block1_conv1/.../kernel, or, in .weights.h5, layers/conv2d_7/vars/0.
-        layer = re.search(r"block\d_conv\d|conv2d(_\d+)?|conv\d", name)
+        layer = re.search(r"[a-z]+\d_conv\d|conv2d(_\d+)?|conv\d", name)
         weights = layer and not name.startswith("optimizer")  # which holds tensors like them
-        if weights and isinstance(item, h5py.Dataset) and item.ndim == 4:
-            bias = next(x for x in item.parent.values() if x.ndim == 1)
-            found[layer[0]] = [np.float32(item), np.float32(bias)]
+        if weights and isinstance(item, h5py.Dataset) and item.ndim in (1, 4):
+            groups.setdefault((layer[0], name.rpartition("/")[0]), {})[item.ndim] = item
 
-    if not Path(path).is_file():
-        raise UserError(f"cannot read {path}: no such file; check --weights")
+    def read(item):
+        values = np.float32(item)
+        if not np.isfinite(values).all():
+            raise UserError(f"{path} holds weights that are no finite numbers; fetch it again")
+        return values
+
+    paths.open_file(path).close()
     try:
         with h5py.File(path) as file:
             file.visititems(visit)
+            found = {
+                layer: (arrays[4], arrays[1])
+                for (layer, _), arrays in groups.items()
+                if arrays.keys() == {1, 4}
+            }
+            shapes = NETWORKS[network].shapes
+            if "conv2d" in found:
+                order = sorted(found, key=lambda name: int(name[7:] or 0))
+                names = [*shapes, *order[len(shapes) :]]  # more than it has keep their own names
+                found = {x: found[number] for x, number in zip(names, order, strict=False)}
+            if not _fit(found, shapes):
+                raise UserError(f"{path} does not hold the weights of {network}; check --network")
+            return {layer: [read(item) for item in found[layer]] for layer in shapes}
+    except UserError:
+        raise
     except Exception as error:  # a damaged file makes h5py raise almost anything
         raise UserError(
             f"cannot read {path}: it is not a whole .h5 file; fetch it again"
         ) from error
-    shapes = NETWORKS[network].shapes
-    if "conv2d" in found:
-        order = sorted(found, key=lambda name: int(name[7:] or 0))
-        names = [*shapes, *order[len(shapes) :]]  # more than the network has keep their own names
-        found = {name: found[number] for name, number in zip(names, order, strict=False)}
-    if {name: kernel.shape for name, (kernel, _) in found.items()} != shapes:
-        raise UserError(f"{path} does not hold the weights of {network}; check --network")
-    return found
+
+
+def _fit(found: dict[str, tuple], shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether these h5py.Datasets, (kernel, bias) of each layer, are of the shapes of a network,
+    and hold plain numbers in the file itself."""
+
+    def is_plain(item):
+        inside = not item.external and not item.is_virtual
+        # No chunk, which is unpacked as a whole, is larger than the array.
+        small = np.all(np.less_equal(item.chunks or 0, item.shape))
+        return item.dtype.kind == "f" and inside and small
+
+    seen = {layer: (kernel.shape, bias.shape) for layer, (kernel, bias) in found.items()}
+    right = seen == {layer: (shape, shape[-1:]) for layer, shape in shapes.items()}
+    return right and all(is_plain(item) for pair in found.values() for item in pair)

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import re
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nstlib import UserError, images
+from nstlib import UserError, animation, images, paths
 from nstlib.display import loss_curves, rendered
+from nstlib.paths import why
 from nstlib.settings import check_fields, option
 
 log = logging.getLogger("nst")
 
-# How an animation is saved, by the ending of its name.
-FORMATS = {
-    ".gif": {"format": "GIF"},
-    ".webp": {"format": "WEBP", "quality": 80},
-    ".mp4": None,  # by ffmpeg
-}
-SIZE = 640  # its longest side in pixels, at most
-FRAMES = 25  # at most, of each scale; 50 in all for 1000 iterations in 3 scales
+SIZE = 640  # longest side of a time-lapse in pixels, at most
+FRAMES = 25  # at most, of each scale; 51 in all for 1000 iterations in 3 scales
 FRAME, FIRST, LAST = 100, 500, 2000  # how long frames are seen, in milliseconds
 
 
@@ -46,8 +40,14 @@ class Outputs:
         f"where the result goes ({' '.join(images.FORMATS)})",
         *("-r",),
         metavar="FILE",
+        action="once",
+        group="pictures",
     )
-    save_every: int = option(0, "save the picture so far every so many iterations", at_least=0)
+    save_every: int = option(
+        *(0, "save the picture so far every so many iterations"),
+        at_least=0,
+        group="what to write beside the result",
+    )
     timelapse: str | None = option(None, "animation of the run (.gif, .webp or .mp4)")
     plot: str | None = option(None, "the loss curves as a picture")
 
@@ -72,10 +72,9 @@ class Outputs:
         images.check_result_path(self.result, taken)
         taken.append(self.result)
         if self.timelapse:
-            images.check_result_path(self.timelapse, taken, FORMATS)
+            images.check_result_path(self.timelapse, taken, animation.FORMATS)
             taken.append(self.timelapse)
-            if Path(self.timelapse).suffix.lower() == ".mp4":
-                _ffmpeg()
+            animation.check(self.timelapse)
         if self.plot:
             images.check_result_path(self.plot, taken)
         earlier = self._check_folder(sources) if self.save_every else []
@@ -94,29 +93,22 @@ class Outputs:
         """Write what an nst.Result has, the picture first."""
         result.save(self.result)
         if self.timelapse:
-            self._save_timelapse(result.image)
+            self._save_timelapse(Path(self.timelapse), result.image)
         if self.plot:
-            images.save(self.plot, rendered(loss_curves(result.losses)))
+            images.save(self.plot, np.asarray(rendered(loss_curves(result.losses))))
 
-    def _save_timelapse(self, image: np.ndarray) -> None:
+    def _save_timelapse(self, path: Path, image: np.ndarray) -> None:
         """Write the animation, which ends with the result, uint8 [H, W, 3]."""
         height, width = image.shape[:2]
         width, height = images.size_to_fit(width, height, min(SIZE, max(height, width)))
         self._append(images.to_uint8(images.resize(image, height, width)))
         durations = [FRAME] * len(self._frames)
         durations[0], durations[-1] = FIRST, LAST
-        path = Path(self.timelapse)
-        options = FORMATS[path.suffix.lower()]
         try:
-            with images.replacing(path.resolve()) as file:
-                if options:
-                    more = {"append_images": self._frames[1:], "duration": durations, "loop": 0}
-                    self._frames[0].save(file, save_all=True, **more, **options)
-                else:
-                    _encode(file.name, self._frames, durations)
+            with paths.replacing(path.resolve()) as file:
+                animation.write(file, self._frames, durations, path.suffix.lower())
         except Exception as error:  # Pillow raises ValueError and others besides OSError
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot write {path}: {reason}; {self.result} is whole") from error
+            raise UserError(f"cannot write {path}: {why(error)}; {self.result} is whole") from error
 
     def _is_due(self, step) -> bool:
         """Whether to take a frame: at cubic distances from the first iteration of each scale.
@@ -133,22 +125,18 @@ class Outputs:
     def _append(self, frame: np.ndarray) -> None:
         height, width = frame.shape[:2]  # of which H.264 wants even ones
         picture = Image.fromarray(frame[: height // 2 * 2, : width // 2 * 2])
-        if self.timelapse.lower().endswith(".gif"):
+        if str(self.timelapse).lower().endswith(".gif"):
             picture = picture.quantize()  # Pillow would, but all at the end
         self._frames.append(picture)
 
     def _check_folder(self, sources: Iterable[str | Path]) -> list[Path]:
         """The pictures of an earlier run, which the first of this one is to replace."""
-        if not self.folder.exists():
-            return []  # it can be made where the result can
-        if not self.folder.is_dir():
-            raise UserError(
-                f"cannot save pictures in {self.folder}: it is a file; choose another --result"
-            )
+        if not paths.check_folder(self.folder):
+            return []
         images.check_result_path(self.folder / f"{0:06}{Path(self.result).suffix}")
         earlier = self._earlier_pictures()
         for source in sources:
-            if any(path.samefile(source) for path in earlier if Path(source).exists()):
+            if any(paths.is_same(path, source) for path in earlier):
                 raise UserError(
                     f"cannot save pictures in {self.folder}: {source} would be replaced; "
                     "choose another --result"
@@ -158,7 +146,7 @@ class Outputs:
     def _earlier_pictures(self) -> list[Path]:
         return [
             path
-            for path in self.folder.iterdir()
+            for path in paths.files_in(self.folder)
             if re.fullmatch(r"\d{6,}", path.stem) and path.suffix.lower() in images.FORMATS
         ]
 
@@ -173,50 +161,13 @@ class Outputs:
             images.save(self.folder / name, step.picture())
         except (OSError, UserError) as error:
             if isinstance(error, OSError):
-                error = f"cannot save pictures in {self.folder}: {error.strerror}"
+                error = f"cannot save pictures in {self.folder}: {why(error)}"
             log.warning("%s; the run goes on without saving more such pictures", error)
             self.save_every = 0
 
 
-def warn_of_replacing(*paths: str | Path | None) -> None:
+def warn_of_replacing(*files: str | Path | None) -> None:
     """Log which of these files are there already."""
-    for path in paths:
-        if path and Path(path).exists():
+    for path in files:
+        if path and paths.exists(path):
             log.warning("%s is there already and will be replaced", path)
-
-
-def _ffmpeg() -> str:
-    """The path of ffmpeg."""
-    try:
-        import imageio_ffmpeg
-
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            "an .mp4 needs imageio-ffmpeg: pip install imageio-ffmpeg, or name a .gif or .webp"
-        ) from error
-
-
-def _encode(path: str, frames: list[Image.Image], durations: list[int]) -> None:
-    """Write an MP4 that plays everywhere: H.264, yuv420p, with its index at the front."""
-    width, height = frames[0].size
-    command = (
-        f"-y -loglevel error -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {1000 / FRAME} -i - "
-        "-vf scale=out_color_matrix=bt709 -colorspace bt709 -c:v libx264 -crf 18 "
-        "-pix_fmt yuv420p -movflags +faststart -f mp4"
-    )
-    pixels = b"".join(
-        frame.tobytes() * (duration // FRAME)
-        for frame, duration in zip(frames, durations, strict=True)
-    )
-    # In a session of its own, so that a Ctrl-C does not reach it.
-    done = subprocess.run(
-        [_ffmpeg(), *command.split(), path],
-        input=pixels,
-        capture_output=True,
-        start_new_session=True,
-        check=False,
-    )
-    if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise OSError(last or f"ffmpeg ended with status {done.returncode}")

@@ -1,14 +1,17 @@
 """How a picture was made: kept in its metadata, and told by the command that makes it again."""
 
 import dataclasses
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from nstlib import UserError, __version__, images
-from nstlib.settings import Settings
+from nstlib.settings import Settings, shortest
 
 # What was among the settings in 1.0.0, though no picture depends on it.
 OUTPUTS = {"save_every", "timelapse", "plot"}
+LOSSES = ("total", "content", "style", "tv")
 
 
 def metadata(
@@ -38,25 +41,31 @@ def metadata(
 def read(path: str | Path) -> tuple[list[str], str]:
     """The arguments of the command that made a picture, and how that went, in a line.
 
-    Raises UserError for a picture that does not tell, or was made with options unknown here.
+    A picture may come from anyone: the command writes to the picture itself alone, whatever its
+    metadata name. Raises UserError for a picture that does not tell, or was made with options
+    unknown here.
     """
     found = images.read_metadata(path)
     if not found:
         raise UserError(f"{path} does not tell how it was made: no result of nst, or edited")
+    version = str(found.get("version"))
+    if not re.fullmatch(r"[\w.+-]{1,30}", version, re.ASCII):
+        version = "of another version"
     try:
         chosen = found["settings"].items()
         settings = Settings(**{name: value for name, value in chosen if name not in OUTPUTS})
-        argv = command(settings, found["content"], found["style"], found["result"])
-        losses = "".join(f", {name} {value:.3e}" for name, value in found["losses"].items())
-        version, iterations = found["version"], found["iterations"]
-    except (UserError, KeyError, TypeError, AttributeError) as error:
+        argv = command(settings, found["content"], found["style"], str(path))
+        if any(b"\0" in os.fsencode(argument) for argument in argv):
+            raise ValueError("no name of a file")
+        losses = "".join(f", {x} {found['losses'][x]:.3e}" for x in LOSSES if x in found["losses"])
+        iterations = f"{found['iterations']:d} of {settings.num_iter}"
+    except Exception as error:  # anything may be wrong with what anyone may have written
         raise UserError(
             f"{path} was made with options that nst {__version__} does not know; "
-            f"show it with nst {found.get('version')}"
+            f"show it with nst {version}"
         ) from error
     return argv, (
-        f"made by nst {version}, network {settings.network}, "
-        f"{iterations} of {settings.num_iter} iterations{losses}"
+        f"made by nst {version}, network {settings.network}, {iterations} iterations{losses}"
     )
 
 
@@ -68,7 +77,7 @@ def command(settings, content: str, styles: Sequence[str], result: str) -> list[
     argv = []
 
     def add(flag, *values):
-        values = [str(value).removesuffix(".0") for value in values]
+        values = [shortest(value) for value in values]
         if values[0].startswith("-"):  # or it would be taken for an option
             flag, values = f"{flag}={values[0]}", values[1:]
         argv.extend([flag, *values])
@@ -94,5 +103,5 @@ def command(settings, content: str, styles: Sequence[str], result: str) -> list[
         elif "nargs" in field.metadata:
             add(f"--{field.name}", *value)
         else:
-            add(f"--{field.name}", ",".join(str(item).removesuffix(".0") for item in value))
+            add(f"--{field.name}", ",".join(map(shortest, value)))
     return argv

@@ -19,7 +19,7 @@ def plan_scales(settings: Settings, thinnest: float) -> list[tuple[int, int]]:
     is the smallest ratio of short to long side: scales at which an image would have fewer than 32
     pixels across are left out. `settings`: resolved.
     """
-    scales = min(settings.scales, settings.num_iter)
+    scales = min(int(settings.scales), settings.num_iter)
     sizes = [round(settings.size / 2**k) for k in reversed(range(scales))]
     sizes = [size for size in sizes[:-1] if size * thinnest >= 32] + sizes[-1:]
     ends = [settings.num_iter * k // len(sizes) for k in range(len(sizes) + 1)]

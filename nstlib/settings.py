@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass
 
 from nstlib import UserError, networks
+from nstlib.images import MAX_SIZE
 from nstlib.losses import STYLE_LOSSES
 from nstlib.optimizers import NEED_FLOAT32, OPTIMIZERS
 
@@ -16,11 +17,14 @@ LIMITS = {
     "one_of": lambda value, choices: value in choices,
 }
 
+MAX_WEIGHT = 1e30  # float32 ends at 3.4e38, and losses are multiplied by it
+
 
 def option(default, help: str, *flags: str, **metadata):
     """A field of a dataclass with what its option of the command line needs.
 
-    metadata: its LIMITS, and arguments of `ArgumentParser.add_argument`.
+    metadata: its LIMITS, the title of the `group` that begins with it in the help, and arguments of
+    `ArgumentParser.add_argument`.
     """
     return dataclasses.field(default=default, metadata={"flags": flags, "help": help, **metadata})
 
@@ -48,6 +52,11 @@ def auto_or_number(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
+def shortest(value) -> str:
+    """As one writes it: 5 for 5.0, but a file's name as it is."""
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Of numbers with commas between."""
     return tuple(float(number) for number in text.split(","))
@@ -55,10 +64,12 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def explained(settings: type) -> type:
     """A dataclass with each of its fields and what it does in the docstring, for `help`."""
-    lines = [
-        f"    {x.name}: {x.metadata['help']} [{x.default}]" for x in dataclasses.fields(settings)
-    ]
-    settings.__doc__ = "\n".join([settings.__doc__.rstrip(), "", *lines])
+    lines = []
+    for field in dataclasses.fields(settings):
+        choices = " or ".join(field.metadata.get("one_of", ()))
+        help = field.metadata["help"] + (choices and f": {choices}")
+        lines.append(f"    {field.name}: {help} [{field.default}]")
+    settings.__doc__ = "\n".join([(settings.__doc__ or "").rstrip(), "", *lines])
     return settings
 
 
@@ -71,18 +82,37 @@ class Settings:
     tells what that was.
     """
 
-    num_iter: int | None = option(None, "iterations", "-n", type=int, at_least=1)
-    learning_rate: float | None = option(
-        None, "initial learning rate of Adam, in grey levels", "-l", type=float, above=0
+    num_iter: int | None = option(
+        *(None, "iterations; of small 300, else 1000", "-n"),
+        type=int,
+        at_least=1,
+        at_most=1_000_000_000,
+        group="how to optimize",
     )
-    optimizer: str = option("adam", " or ".join(OPTIMIZERS), one_of=OPTIMIZERS)
+    learning_rate: float | None = option(
+        *(None, "of Adam at the start, in grey levels; of small 10, else 5", "-l"),
+        type=float,
+        above=0,
+    )
+    optimizer: str = option("adam", "what changes the pixels", one_of=OPTIMIZERS)
     tolerance: float = option(0.0, "end a scale when 50 iterations gain less than this", at_least=0)
-    precision: str = option("auto", "of the network", one_of=("auto", *networks.PRECISIONS))
-    content_weight: float = option(1e4, "weight of the content loss", at_least=0)
-    style_weight: float = option(1e-2, "weight of the style loss", at_least=0)
-    style_loss: str | None = option(None, " or ".join(STYLE_LOSSES), one_of=STYLE_LOSSES)
-    tv_weight: float = option(1e2, "weight of the total variation: higher is smoother", at_least=0)
-    size: int = option(512, "longest side of the result in pixels", at_least=32, at_most=16384)
+    precision: str = option(
+        "auto", "what the network computes in", one_of=("auto", *networks.PRECISIONS)
+    )
+    content_weight: float = option(
+        1e4, "weight of the content loss", at_least=0, at_most=MAX_WEIGHT, group="what to weigh"
+    )
+    style_weight: float = option(1e-2, "weight of the style loss", at_least=0, at_most=MAX_WEIGHT)
+    style_loss: str | None = option(None, "how styles are compared", one_of=STYLE_LOSSES)
+    tv_weight: float = option(
+        1e2, "weight of the total variation: higher is smoother", at_least=0, at_most=MAX_WEIGHT
+    )
+    size: int = option(
+        *(512, "longest side of the result in pixels"),
+        at_least=32,
+        at_most=MAX_SIZE,
+        group="what to paint",
+    )
     scales: int | str = option(
         "auto", "sizes to go through, each twice the one before", type=auto_or_number
     )
@@ -94,37 +124,39 @@ class Settings:
         None, "image, white where a style is to be: one for each -s", action="append"
     )
     colors: str = option(
-        "style", "style's, content's, or match: both alike", one_of=("style", "content", "match")
+        "style", "whose colours; match: both alike", one_of=("style", "content", "match")
     )
     init: str = option("content", "where to start: content, style, noise or an image file")
     init_noise: float | None = option(
-        None, "share of noise at the start", type=float, at_least=0, at_most=1
+        None, "share of noise at the start; of small 0.1", type=float, at_least=0, at_most=1
     )
-    network: str = option("vgg19", "vgg19, vgg16 or small (bundled)", one_of=networks.NETWORKS)
+    seed: int = option(0, "the same seed gives the same picture on the same machine", at_least=0)
+    network: str = option(
+        "vgg19", "small is bundled, and fast", one_of=networks.NETWORKS, group="what to see it with"
+    )
     weights: str | None = option(None, "weights file of that network (.h5 or .weights.h5)")
     content_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
     style_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
-    pooling: str | None = option(None, "max, avg or blur", one_of=networks.POOLINGS)
-    seed: int = option(0, "the same seed gives the same picture on the same machine", at_least=0)
+    pooling: str | None = option(None, "pooling in the network", one_of=networks.POOLINGS)
 
     def __post_init__(self):
         for name in ("style_blend", "mask", "content_layers", "style_layers"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         check_fields(self)
-        if self.scales != "auto" and self.scales < 1:
-            raise UserError(f"--scales must be auto or at least 1, not {self.scales}")
+        if self.scales != "auto" and not 1 <= self.scales <= 20:
+            raise UserError(f"--scales must be auto or 1 to 20, not {self.scales}")
         if not self.style_weight and not self.content_weight:
             raise UserError("--style_weight must be above 0 where --content_weight is 0")
         blend = self.style_blend or (1,)
-        if not all(0 <= share < math.inf for share in blend) or not sum(blend):
+        if not all(share >= 0 for share in blend) or not 0 < sum(blend) < math.inf:
             raise UserError(f"--style_blend must be of numbers from 0 on, not all 0, not {blend}")
         if self.optimizer in NEED_FLOAT32 and self.precision not in ("auto", "float32"):
             raise UserError(
                 f"--optimizer {self.optimizer} needs --precision float32, for its line search"
             )
         for layers in (self.content_layers, self.style_layers):
-            networks.layer_weights(self.network, layers or ())
+            networks.layer_weights(self.network, layers)
 
     def resolved(self) -> "Settings":
         """These settings with None and "auto" replaced by what suits network, size and machine."""
@@ -144,6 +176,8 @@ class Settings:
             precision = "float32" if exact else networks.best_precision()
         own = ("num_iter", "learning_rate", "style_loss", "init_noise", "pooling")
         unset = {name: getattr(network, name) for name in own if getattr(self, name) is None}
+        if "init_noise" in unset and self.init != "content":
+            unset["init_noise"] = 0.0  # an earlier result loses nothing, and noise needs no more
         return dataclasses.replace(
             self,
             **unset,

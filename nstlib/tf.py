@@ -7,35 +7,58 @@ so standard error is turned away at the level of the operating system while it l
 
 import contextlib
 import functools
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
+
+from nstlib import UserError
 
 
 @functools.cache
 def _tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _silent():
+    # Keras may be set up for another library, or another version of it, elsewhere on this machine.
+    os.environ.update(KERAS_BACKEND="tensorflow", TF_USE_LEGACY_KERAS="0")
+    logging.getLogger("nst").info("loading TensorFlow")
+    with _quiet_stderr():
         import tensorflow
 
         tensorflow.get_logger().setLevel("ERROR")  # it warns of every function compiled often
         tensorflow.config.list_logical_devices()  # initializes the devices, which logs too
+        keras = tensorflow.keras.config
+    if keras.backend() != "tensorflow":
+        raise UserError(f"Keras already runs on {keras.backend()} here: import nst before Keras")
+    keras.set_floatx("float32")
+    keras.set_image_data_format("channels_last")
     return tensorflow
 
 
 @contextlib.contextmanager
-def _silent():
-    """What is written to standard error meanwhile is written only if this ends by an exception."""
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as log:
+def _quiet_stderr() -> Iterator[None]:
+    """What is written to standard error is shown if an exception is raised, and else dropped."""
+    with contextlib.ExitStack() as stack:
+        try:
+            log = stack.enter_context(tempfile.TemporaryFile())
+            stderr = os.dup(2)
+        except OSError:  # nowhere to keep it, or standard error is closed
+            yield
+            return
+        seen = os.isatty(2)
+        if seen:
+            os.write(2, b"\rloading TensorFlow ...")
         os.dup2(log.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
+            os.dup2(stderr, 2)
             log.seek(0)
             os.write(stderr, log.read())
             raise
         finally:
             os.dup2(stderr, 2)
+            if seen:
+                os.write(2, b"\r\x1b[K")
             os.close(stderr)
 
 

@@ -21,7 +21,8 @@ EXAMPLES = ROOT / "examples"
 sys.path.insert(0, str(ROOT))
 
 import nst  # noqa: E402 (after the path)
-from nstlib import gallery, images  # noqa: E402
+from nstlib import images  # noqa: E402
+from nstlib.sheet import sheet  # noqa: E402
 
 
 def style(name: str) -> Path:
@@ -36,7 +37,7 @@ def paint(content: str, *styles: str, **settings) -> np.ndarray:
 
 def save(name: str, *rows) -> None:
     """Rows of (picture, label)."""
-    images.save(HERE / f"{name}.jpg", gallery.sheet(rows))
+    images.save(HERE / f"{name}.jpg", sheet(rows))
 
 
 def example() -> None:

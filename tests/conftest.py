@@ -3,6 +3,10 @@
 import os
 import socket
 import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 _keras_home = tempfile.TemporaryDirectory(prefix="nst-tests-")
 os.environ["KERAS_HOME"] = _keras_home.name
 
+ROOT = Path(__file__).resolve().parent.parent
 BGR_MEAN = np.array([103.939, 116.779, 123.68])
 
 
@@ -34,6 +39,40 @@ def picture(height, width, seed=0):
     patches = rng.uniform(30, 225, (height // 8 + 1, width // 8 + 1, 3))
     patches = patches.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
     return np.rint(patches + rng.normal(0, 5, patches.shape)).clip(0, 255).astype(np.uint8)
+
+
+def wait_for(condition, seconds=300):
+    """What a function gives, once it gives something."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def free_port():
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def answers(address):
+    """Whether somebody serves this address; raises HTTPError where that is an error."""
+    try:
+        urllib.request.urlopen(address, timeout=5).close()
+    except urllib.error.HTTPError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def arguments(good, argv):
+    """A command line: what is good, {option: value}, with other options and values of some."""
+    argv = list(map(str, argv))
+    once = {"-c", "-r"} & {*argv}  # the others may be given again
+    return [str(x) for pair in good.items() if pair[0] not in once for x in pair] + argv
 
 
 # The same numbers as the program's, from other code: NumPy in float64, images as [H, W, 3]

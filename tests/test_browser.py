@@ -9,16 +9,15 @@ screenshots rsc/notebook_live.jpg and rsc/notebook_play.jpg.
 import io
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 
 import nbformat
 import pytest
+from conftest import ROOT, answers, free_port, wait_for
 from PIL import Image
-from test_notebooks import ROOT, code_cells, load
+from test_notebooks import code_cells, load
 
 pytestmark = pytest.mark.browser
 
@@ -26,14 +25,6 @@ SETTINGS = {
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
     "notebook-extension/tracker": '{"windowingMode": "none"}',  # keeps all cells in the page
 }
-
-
-def wait_for(condition, seconds=180):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-    return value
 
 
 @pytest.fixture
@@ -50,9 +41,7 @@ def lab(tmp_path):
         path = tmp_path / f"settings/@jupyterlab/{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     folders = {
         "JUPYTERLAB_SETTINGS_DIR": tmp_path / "settings",
         "JUPYTERLAB_WORKSPACES_DIR": tmp_path / "workspaces",
@@ -67,14 +56,11 @@ def lab(tmp_path):
         server = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     address = f"http://127.0.0.1:{port}"
 
-    def answers():
+    def served():
         assert server.poll() is None, (tmp_path / "lab.log").read_text()
-        try:
-            return urllib.request.urlopen(address + "/api", timeout=5)
-        except OSError:
-            return None
+        return answers(address + "/api")
 
-    wait_for(answers).close()
+    wait_for(served)
     yield address
     server.terminate()
     server.wait(30)

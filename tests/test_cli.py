@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture, style_distance
+from conftest import arguments, picture, style_distance
 from PIL import Image, ImageCms
 from test_images import BOMB
 
@@ -86,7 +87,7 @@ def test_progress_bar_on_a_terminal(tmp_path):
     terminal, stderr = pty.openpty()
     fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
-        command(*example(tmp_path / "out.png", "--size", 64, "-n", 20)),
+        command(*example(tmp_path / "out.png", "--size", 64, "-n", 20, "-v")),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -102,10 +103,14 @@ def test_progress_bar_on_a_terminal(tmp_path):
     assert process.communicate(timeout=60)[0] == b""
     assert process.returncode == 0
     shown = shown.decode()
-    last = re.split(r"[\r\n]+", shown.strip())[-1]
-    assert re.search(r"20/20.*100%\|.*loss \d\.\d+e", last)
+    *_, last_bar, last = re.split(r"[\r\n]+", shown.strip())
+    assert re.search(r"20/20.*100%\|.*loss \d\.\d+e", last_bar)
+    assert last == f"the result is in {tmp_path / 'out.png'}"
+    assert "loading TensorFlow ..." in shown
+    assert "tracing" in shown
+    assert re.search(r"^ *20  total \d", shown.replace("\r", "\n"), re.MULTILINE)
     assert TRACEBACK not in shown
-    assert "tensorflow" not in shown.lower()
+    assert "tensorflow/" not in shown.lower()  # of its own log
 
 
 def test_help_and_version_are_quick():
@@ -115,6 +120,22 @@ def test_help_and_version_are_quick():
         assert time.perf_counter() - start < 3
         assert (done.returncode, done.stderr) == (0, "")
         assert expected in done.stdout
+
+
+def test_help_has_groups_choices_and_examples(capsys):
+    with pytest.raises(SystemExit):
+        nst.main(["-h"])
+    groups, _, examples = capsys.readouterr().out.partition("examples:\n")
+    optimizing = groups.partition("how to optimize:")[2].partition("\n\n")[0]
+    assert "--optimizer {adam,lbfgs}" in optimizing
+    assert "[1000]" in optimizing
+    assert "--size" not in optimizing
+    assert "--network {vgg19,vgg16,small}" in groups
+    examples = [shlex.split(line.partition("   ")[0]) for line in examples.strip().split("\n  ")]
+    assert len(examples) == 3
+    for program, *argv in examples:
+        assert program == "nst.py"
+        assert nst.parse(argv).style
 
 
 def test_tensorflow_waits_for_work():
@@ -238,8 +259,8 @@ def files(tmp_path, monkeypatch):
 def complaint(capsys, caplog, *argv):
     """The one line that is said about bad arguments."""
     start = time.perf_counter()
-    good = ["-c", "photo.jpg", "-s", "style.png", "-r", "out.jpg", "--size", "64"]
-    assert nst.main([*good, *argv]) == 2
+    good = {"-c": "photo.jpg", "-s": "style.png", "-r": "out.jpg", "--size": "64"}
+    assert nst.main(arguments(good, argv)) == 2
     assert time.perf_counter() - start < 1
     out, err = capsys.readouterr()
     assert out == ""
@@ -372,13 +393,14 @@ def test_debug_shows_where(tmp_path):
 
 
 def test_interrupts_are_raised_until_there_is_something_to_lose():
+    before = signal.getsignal(signal.SIGINT)  # ignored in a shell's background
     with cli.Interrupts() as interrupts:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
         interrupts.hold = True
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.exit_status == 143  # of the first
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == before
     assert cli.Interrupts().exit_status == 0
 
 

@@ -15,15 +15,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import ROOT, arguments, free_port, picture, wait_for
 from PIL import Image
 from tqdm import tqdm
 
 import nst
 from nstlib import UserError, cli, gallery, images
 from nstlib.networks import LoadedNetwork
+from nstlib.sheet import TILE, sheet
 
-ROOT = Path(nst.__file__).parent
 QUICK = ["--network", "small", "--size", "48", "-n", "4"]
 SETTINGS = nst.Settings(network="small", size=48, num_iter=4)
 
@@ -54,8 +54,8 @@ def age(hours, *folders):
 
 
 def main(*argv, status=0, content="photos", style="art"):
-    given = ["-c", content, "-s", style, "-r", "sheet.png", *QUICK, *map(str, argv)]
-    assert nst.main(given) == status
+    good = {"-c": content, "-s": style, "-r": "sheet.png"}
+    assert nst.main(arguments(good, [*QUICK, *argv])) == status
 
 
 @pytest.fixture
@@ -263,7 +263,6 @@ def test_one_failure_costs_one_cell(
         (["-s", "photos/a.png"], "cannot read art: a folder cannot be mixed"),
         (["-c", "empty"], "cannot read empty: "),
         (["-c", "photos/gone.png"], "cannot read photos/gone.png: "),
-        (["-r", "sheet.xyz"], "cannot write sheet.xyz: "),
         (["-r", "taken.png"], "taken"),
         (["-r", "photos/sheet.png"], "photos"),
         (["-r", "art/sheet.png"], "art"),
@@ -356,20 +355,20 @@ def test_progress_is_smooth_and_ends_full(folders):
             seen.append(bar.n)
 
     cell = gallery.Cell(Path("photos/a.png"), (Path("art/x.png"),), Path("sheet/a_x.png"))
-    list(gallery._one_by_one([cell, cell], SETTINGS, paint, cli.Interrupts(), bar))
+    list(gallery.paint_cells([cell, cell], SETTINGS, paint, cli.Interrupts(), bar))
     assert seen == [0, 0.25, 0.5, 0.75, 1, 1, 1.25, 1.5, 1.75, 2]
 
 
 # The sheet
 
 
-def sheet_width(columns, tile=gallery.TILE):
+def sheet_width(columns, tile=TILE):
     return round(tile * (columns + (columns + 1) / 40))
 
 
-def box(sheet, colour):
+def box(page, colour):
     """(left, top, right, bottom) of a colour on the sheet."""
-    rows, columns = np.nonzero((sheet == colour).all(axis=2))
+    rows, columns = np.nonzero((page == colour).all(axis=2))
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
 
@@ -384,31 +383,31 @@ def test_sheet_shows_pictures_whole_in_rows_and_columns():
     rows = [[(None, "") for _ in range(3)] for _ in range(3)]
     for (y, x), (height, width) in shapes.items():
         rows[y][x] = np.full((height, width, 3), (80 * y, 80 * x, 7), np.uint8), f"{y} {x}"
-    sheet = gallery.sheet(rows)
-    assert sheet.shape[1] == sheet_width(3)
-    assert (sheet[:300, :300] == 255).all()  # top left
-    boxes = {(y, x): box(sheet, (80 * y, 80 * x, 7)) for y, x in shapes}
+    page = sheet(rows)
+    assert page.shape[1] == sheet_width(3)
+    assert (page[:300, :300] == 255).all()  # top left
+    boxes = {(y, x): box(page, (80 * y, 80 * x, 7)) for y, x in shapes}
     for (y, x), (left, top, right, bottom) in boxes.items():
         height, width = shapes[y, x]
         assert (bottom - top) / (right - left) == pytest.approx(height / width, rel=0.03)
-        middle = gallery.TILE * (x * 41 / 40 + 21 / 40)
+        middle = TILE * (x * 41 / 40 + 21 / 40)
         assert (left + right) / 2 == pytest.approx(middle, abs=1)
-        assert right - left <= gallery.TILE
+        assert right - left <= TILE
     tops, bottoms = (
         [[boxes[at][i] for at in boxes if at[0] == y] for y in range(3)] for i in (1, 3)
     )
     assert max(bottoms[0]) < min(tops[1])
     assert max(bottoms[1]) < min(tops[2])
     for (y, _), (left, _, right, _) in boxes.items():  # its label below the row
-        assert (sheet[max(bottoms[y]) : max(bottoms[y]) + 30, left:right] == 0).any()
+        assert (page[max(bottoms[y]) : max(bottoms[y]) + 30, left:right] == 0).any()
     assert np.ptp(bottoms[0]) <= 1  # on one line
-    assert max(bottoms[1]) - min(tops[1]) == pytest.approx(gallery.TILE * 4 / 3, abs=2)
+    assert max(bottoms[1]) - min(tops[1]) == pytest.approx(TILE * 4 / 3, abs=2)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(3, 60), (700, 3), (2000, 2)])
 def test_large_sheets_stay_within_limits(rows, columns):
     small = np.zeros((3, 4, 3), np.uint8)
-    height, width, _ = gallery.sheet([[(small, "name")] * columns] * rows).shape
+    height, width, _ = sheet([[(small, "name")] * columns] * rows).shape
     assert 0.9 < max(width / 6000, height / 16000) <= 1
 
 
@@ -417,11 +416,11 @@ def test_large_sheets_stay_within_limits(rows, columns):
 )
 def test_labels_stay_below_their_tile(label):
     white = np.full((240, 320, 3), 255, np.uint8)
-    sheet = gallery.sheet([[(white, ""), (white, label), (white, "")]])
-    rows, columns = np.nonzero(sheet.min(axis=2) < 128)
+    page = sheet([[(white, ""), (white, label), (white, "")]])
+    rows, columns = np.nonzero(page.min(axis=2) < 128)
     assert len(rows)
     assert rows.min() >= 8 + 240
-    assert rows.max() < len(sheet) - 2
+    assert rows.max() < len(page) - 2
     assert columns.min() >= 8 + 328 - 1
     assert columns.max() <= 8 + 328 + 320 + 1
 
@@ -430,10 +429,7 @@ def test_labels_stay_below_their_tile(label):
 
 
 def free_address():
-    """An address on this machine at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    return f"tcp://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture
@@ -462,13 +458,6 @@ def cluster(tmp_path):
         process.wait()
 
 
-def until(condition, seconds=300):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def test_dask_loses_nothing_with_a_worker(folders, cluster):
     """Two workers; one is killed half way, painting. Pictures as without Dask."""
     import distributed
@@ -482,7 +471,7 @@ def test_dask_loses_nothing_with_a_worker(folders, cluster):
             stderr=subprocess.PIPE,
             text=True,
         )
-        until(lambda: len(list(folders.glob("sheet/*.png"))) >= 2)
+        wait_for(lambda: len(list(folders.glob("sheet/*.png"))) >= 2)
         at_work = client.processing()
         victim = max(at_work, key=lambda worker: len(at_work[worker]))
         assert at_work[victim]
@@ -512,3 +501,95 @@ def test_dask_that_cannot_work(folders, calls, capsys, monkeypatch):
     assert "folder" in capsys.readouterr().err
     assert not calls
     assert not Path("sheet").exists()
+
+
+# What came between
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
+def test_damaged_cells_are_painted_again(folders, calls, damage):
+    main()
+    cell = Path("sheet/b_x.png")
+    good = cell.read_bytes()
+    if damage == "gone":
+        cell.unlink()
+    else:
+        cell.write_bytes(good[: len(good) * 2 // 3] if damage == "cut" else b"")
+    main()
+    assert calls[len(ALL) :] == ["b_x"]
+    assert cell.read_bytes() == good
+
+
+def test_cells_lost_meanwhile_are_left_out(folders, calls, capsys, monkeypatch):
+    keep = gallery._keep
+
+    def keep_and_lose(cell, result, settings):
+        keep(cell, result, settings)
+        if cell.path.stem == "a_x":
+            cell.path.write_bytes(b"")
+
+    monkeypatch.setattr(gallery, "_keep", keep_and_lose)
+    main(status=2)
+    assert "a_x.png failed: it was lost meanwhile; run the same" in capsys.readouterr().err
+    assert images.image_size("sheet.png")[0] == sheet_width(3)
+
+
+def test_metadata_of_anyone_in_a_cell(folders, calls, capsys):
+    main()
+    made = images.read_metadata("sheet/a_x.png")
+    images.save("sheet/a_x.png", picture(48, 48), made | {"style": 5})
+    main(status=2)
+    assert "cannot write sheet/a_x.png: there is such a file" in capsys.readouterr().err
+
+
+def test_sources_that_cannot_be_read_are_left_out(folders, calls, capsys):
+    Path("photos/loop.png").symlink_to("loop.png")
+    os.mkfifo("photos/pipe.png")
+    main(status=2)
+    err = capsys.readouterr().err
+    assert "loop_x.png and 1 more failed: cannot read photos/loop.png: " in err
+    assert "pipe_x.png and 1 more failed: cannot read photos/pipe.png: " in err
+    assert sorted(cells()) == ALL
+    assert Path("sheet.png").exists()
+
+
+def test_a_date_in_the_future_is_no_change(folders, calls):
+    age(-48, "photos", "art")
+    main()
+    main()
+    assert calls == ALL
+
+
+@pytest.mark.parametrize("content", ["", "http://127.0.0.1:9/x.png"])
+def test_what_is_no_gallery(folders, calls, capsys, content):
+    main(status=2, content=content)
+    assert capsys.readouterr().err.startswith(f"nst: cannot read {content}")
+    assert not calls
+
+
+def test_dask_address_that_is_mute(folders, calls, capsys, monkeypatch):
+    """Something accepts connections there, and says nothing."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    monkeypatch.setattr(gallery.cluster, "PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        main("--dask", address, status=2)
+    assert capsys.readouterr().err.startswith(f"nst: no Dask scheduler answers at {address}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ({"workers": {"tcp://x": {}}}, None),
+        ({"workers": {}}, "the Dask cluster has no workers"),
+        (TimeoutError(), "the Dask scheduler does not answer"),
+    ],
+)
+def test_what_a_cluster_lacks(answer, missing):
+    def sync(ask, callback_timeout):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    client = SimpleNamespace(sync=sync, scheduler=SimpleNamespace(identity=None))
+    assert gallery.cluster._missing(client) == missing

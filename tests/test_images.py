@@ -3,6 +3,7 @@
 import builtins
 import errno
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -386,14 +387,12 @@ def test_jpeg_is_decoded_small_but_at_twice_the_target(tmp_path, monkeypatch):
 
 def test_hundred_megapixels(tmp_path):
     Image.new("L", (10000, 10000), 77).save(tmp_path / "x.jpg")
-    start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded = images.load(tmp_path / "x.jpg", 512)
         assert images.image_size(tmp_path / "x.jpg") == (10000, 10000)
     assert loaded.shape == (512, 512, 3)
     assert np.abs(loaded - 77).max() <= 1
-    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
@@ -482,11 +481,9 @@ BOMB = png(100_000, 100_000, 8, 2, [bytes(10)])
 @pytest.mark.parametrize("read", [images.load, images.image_size])
 def test_bad_file(tmp_path, name, content, reason, read):
     (tmp_path / name).write_bytes(content)
-    start = time.perf_counter()
     with pytest.raises(UserError) as error:
         read(tmp_path / name)
     assert reason in one_sentence(error, f"cannot read {tmp_path / name}: ")
-    assert time.perf_counter() - start < 1
 
 
 @pytest.mark.parametrize("read", [images.load, images.image_size])
@@ -558,12 +555,6 @@ def test_round_trip(tmp_path, suffix):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_jpeg_keeps_fine_colour(tmp_path):
-    stripes = np.tile(np.uint8([RED, BLUE]), (32, 16, 1))
-    images.save(tmp_path / "x.jpg", stripes)
-    assert np.abs(images.load(tmp_path / "x.jpg") - stripes).max() < 30
-
-
 def test_tiff_is_compressed(tmp_path):
     images.save(tmp_path / "x.tif", np.zeros((100, 100, 3), np.uint8))
     assert (tmp_path / "x.tif").stat().st_size < 3000
@@ -607,50 +598,73 @@ def test_link_is_followed(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with an earlier result, x.png, beside the system's temporary folder, rescue."""
-    (tmp_path / "rescue").mkdir()
+    """A folder with an earlier result, x.png; beside it others, for rescue, work and home."""
+    for name in ("out", "rescue", "work", "home"):
+        (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "rescue"))
-    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "out" / "x.png").write_bytes(b"the earlier file")
     return tmp_path / "out"
 
 
-def fail_in(folder, monkeypatch, step, error):
-    """Make one step of saving fail, but only for files in `folder`."""
-    owner, name = {"save": (Image.Image, "save"), "replace": (Path, "replace")}[step]
+def fail_in(monkeypatch, step, error, *folders):
+    """Make one step of saving fail for files in these folders."""
+    owner, name = {"open": (Path, "open"), "replace": (Path, "replace"), "sync": (os, "fsync")}[
+        step
+    ]
     plain = getattr(owner, name)
 
-    def failing(self, target, *args, **kwargs):
-        where = target.name if step == "save" else self
-        if Path(where).parent != folder:
-            return plain(self, target, *args, **kwargs)
-        if step == "save":
-            target.write(b"a first part")
-        raise error
+    def failing(self, *args, **kwargs):
+        path = Path(f"/proc/self/fd/{self}").readlink() if step == "sync" else self
+        if path.parent in folders and path.suffix == ".tmp":
+            raise error
+        return plain(self, *args, **kwargs)
 
     monkeypatch.setattr(owner, name, failing)
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize(
     ("step", "error"),
     [
-        ("save", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
-        ("save", ValueError("encoding error")),
+        ("open", FULL),
+        ("sync", OSError(errno.EIO, os.strerror(errno.EIO))),
         ("replace", PermissionError(errno.EACCES, os.strerror(errno.EACCES))),
     ],
 )
-def test_failed_save_rescues_the_image(folder, monkeypatch, step, error):
-    fail_in(folder, monkeypatch, step, error)
+@pytest.mark.parametrize("full", [["out"], ["out", "rescue"], ["out", "rescue", "work"]])
+def test_failed_save_rescues_the_image(folder, monkeypatch, step, error, full):
+    """Into the first of these folders that takes it."""
+    fail_in(monkeypatch, step, error, *(folder.parent / name for name in full))
     with pytest.raises(UserError) as raised:
         images.save(folder / "x.png", noise())
     message = one_sentence(raised, f"cannot write {folder / 'x.png'}: ")
-    assert (getattr(error, "strerror", None) or "encoding error") in message
-    assert list(folder.iterdir()) == [folder / "x.png"]
+    assert error.strerror in message
+    assert [path.name for path in folder.iterdir()] == ["x.png"]
     assert (folder / "x.png").read_bytes() == b"the earlier file"
-    (rescue,) = (folder.parent / "rescue").iterdir()
+    (rescue,) = folder.parent.glob("*/x-*.png")
+    assert rescue.parent.name == ["rescue", "work", "home"][len(full) - 1]
     assert str(rescue) in message
-    assert rescue.name.startswith("x-")
     assert (images.load(rescue) == noise()).all()
+
+
+@pytest.mark.parametrize("suffix", [*images.FORMATS])
+def test_no_cut_picture_on_a_full_disk(folder, suffix):
+    """A limit on files stands for the disk: what is beyond is not written, at first silently."""
+    path = folder / f"y{suffix}"
+    path.write_bytes(b"the earlier file")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (32768, before[1]))
+    try:
+        with pytest.raises(UserError, match="File too large; nor anywhere else"):
+            images.save(path, noise(300, 300))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"the earlier file"
+    assert sum(1 for x in folder.parent.rglob("*") if x.is_file()) == 2
 
 
 def test_vanished_folder_rescues_the_image(folder):
@@ -676,14 +690,15 @@ def test_too_long_a_name_rescues_the_image(folder):
 
 
 def test_nowhere_to_write(folder, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(folder / "gone"))
+    places = [folder.parent / name for name in ("out", "rescue", "work", "home")]
+    fail_in(monkeypatch, "open", FULL, *places)
     with pytest.raises(UserError) as raised:
-        images.save(folder / "gone" / "x.png", noise())
-    assert "nowhere else" in one_sentence(raised, f"cannot write {folder / 'gone' / 'x.png'}: ")
+        images.save(folder / "x.png", noise())
+    assert "nor anywhere else" in one_sentence(raised, f"cannot write {folder / 'x.png'}: ")
 
 
 def test_interrupted_save_leaves_nothing(folder, monkeypatch):
-    fail_in(folder, monkeypatch, "save", KeyboardInterrupt())
+    fail_in(monkeypatch, "replace", KeyboardInterrupt(), folder)
     with pytest.raises(KeyboardInterrupt):
         images.save(folder / "x.png", noise())
     assert list(folder.iterdir()) == [folder / "x.png"]
@@ -754,3 +769,46 @@ def test_unknown_ending_is_refused_before_anything_is_written(folder):
 def test_tensorflow_is_not_imported():
     code = "import sys, nstlib.images; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(images.__file__).parents[1], check=True)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("odd", [1.001, 40.0, np.inf, np.nan, -np.inf])
+def test_one_odd_float_does_not_darken_the_others(tmp_path, odd):
+    values = np.full((8, 8), 0.5, np.float32)
+    values[0, 0] = odd
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    loaded = images.load(tmp_path / "x.tif")
+    assert (loaded[1:] == 128).all()
+    assert loaded[0, 0, 0] == (255 if odd > 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "scale", "advice"),
+    [
+        ((100, 100), 64, 0.1, "make --size at least 160"),
+        ((100, 125), 64, 0.1, "make --size at least 200"),
+        ((1, 300), 64, 1.0, "make --size at least 4800"),
+        ((1, 5000), 64, 1.0, "crop it"),
+    ],
+)
+def test_advice_for_thin_pictures_can_be_followed(shape, size, scale, advice):
+    image = np.zeros((*shape, 3), np.uint8)
+
+    def check(size):
+        images.check_size(image, images.load(image, round(size * scale)), size, scale)
+
+    with pytest.raises(UserError, match=rf"too thin for VGG: {advice}$"):
+        check(size)
+    if advice != "crop it":
+        check(int(advice.split()[-1]))
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "cause"), [(64, 2.0, "--style_scale"), (200, 2.0, "--size")]
+)
+def test_cause_of_an_enlarged_style_is_named(caplog, size, scale, cause):
+    image = np.zeros((100, 100, 3), np.uint8)
+    images.check_size(image, images.load(image, round(size * scale)), size, scale)
+    assert caplog.messages[-1].endswith(f"({cause})")

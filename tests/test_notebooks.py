@@ -1,6 +1,5 @@
 import asyncio
 import json
-import os
 import re
 import runpy
 import shutil
@@ -8,13 +7,13 @@ import subprocess
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+from conftest import ROOT
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
 NAMES = ["neural_style_transfer.ipynb", "explore.ipynb"]
 TINY = {"SIZE": 48, "NUM_ITER": 3, "NETWORK": "small"}
@@ -156,12 +155,15 @@ def test_interrupting_the_live_cell_keeps_a_picture():
 
 @pytest.fixture
 def colab(tmp_path, monkeypatch):
-    """Colab as far as the set-up can tell, in an empty folder.
+    """Colab as far as the set-up can tell, in an empty folder, content.
 
-    There are its Python modules, and a pip that only notes what it was asked for; and git finds the
-    repository, with one more requirement that is not installed, on this machine.
+    There are its Python modules, of which `files.upload` gives the next of the files in uploads,
+    and a pip that only notes what it was asked for. The program is in source, with one more
+    requirement that is not installed.
     """
-    modules, source, empty = (tmp_path / name for name in ("modules", "source", "content"))
+    modules, source, uploads = (tmp_path / name for name in ("modules", "source", "uploads"))
+    for folder in (source, uploads, tmp_path / "content"):
+        folder.mkdir()
     for name, code in {
         "google/colab/__init__.py": "",
         "google/colab/files.py": f"""
@@ -169,8 +171,8 @@ def colab(tmp_path, monkeypatch):
             from pathlib import Path
 
             def upload():
-                shutil.copy({str(ROOT / "examples/content/cat.jpg")!r}, "mine.jpg")
-                return {{"mine.jpg": Path("mine.jpg").read_bytes()}}
+                uploads = sorted(Path({str(uploads)!r}).iterdir())[:1]
+                return {{shutil.move(path, path.name): b"" for path in uploads}}
 
             def download(name):
                 print("downloads", name, Path(name).stat().st_size > 100)
@@ -185,28 +187,26 @@ def colab(tmp_path, monkeypatch):
         path = modules / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(re.sub("^ {12}", "", code, flags=re.MULTILINE))
-    source.mkdir()
-    empty.mkdir()
     shutil.copy(ROOT / "nst.py", source)
     for name in ("nstlib", "examples"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     requirements = (ROOT / "requirements.txt").read_text()
     (source / "requirements.txt").write_text(requirements + "nst-no-such-package>=1\n")
-    git = ("git", "-c", "user.name=nst", "-c", "user.email=nst@example.org")
-    for command in (["init"], ["add", "."], ["commit", "-m", "all"]):
-        subprocess.run([*git, *command], cwd=source, check=True, capture_output=True)
-    setup = code_cells(load(NAMES[0]))["setup"].source
-    address = re.search('REPOSITORY = "(.*)"', setup)[1]
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{source.as_uri()}.insteadOf")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", address)
     monkeypatch.setenv("PYTHONPATH", str(modules))
+    monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
 
 def test_colab_clones_and_installs_only_what_is_missing(colab):
-    notebook = load("neural_style_transfer.ipynb", **TINY, UPLOAD=True)
-    cells = code_cells(notebook)
+    git = ("git", "-c", "user.name=nst", "-c", "user.email=nst@example.org")
+    for command in (["init"], ["add", "."], ["commit", "-m", "all"]):
+        subprocess.run([*git, *command], cwd=colab / "source", check=True, capture_output=True)
+    shutil.copy(ROOT / "examples/content/cat.jpg", colab / "uploads/1.jpg")
+    shutil.copy(ROOT / "examples/content/cat.jpg", colab / "uploads/2.jpg")
+    cells = code_cells(load("neural_style_transfer.ipynb", **TINY, UPLOAD=True))
+    source = (colab / "source").as_uri()
+    setup = cells["setup"].source.replace('REPOSITORY = ""', f"REPOSITORY = {source!r}")
+    cells["setup"].source = setup
     look = nbformat.v4.new_code_cell(
         "from types import SimpleNamespace\n"
         "assert ROOT.name == FOLDER and ROOT.parent == Path.home() / 'content', ROOT\n"
@@ -214,37 +214,81 @@ def test_colab_clones_and_installs_only_what_is_missing(colab):
         "result = SimpleNamespace(image=np.zeros((9, 9, 3), np.uint8))"
     )
     click = nbformat.v4.new_code_cell("button.click()")
-    again = nbformat.v4.new_code_cell(cells["setup"].source)
+    again = nbformat.v4.new_code_cell(setup)
     names = ("setup", "device", "parameters", "injected", "examples", "choose", "upload", "look")
-    notebook.cells = [cells[name] for name in names] + [look, cells["download"], click, again]
-    env = os.environ | {"HOME": str(colab)}
-    client_of(notebook, colab / "content").execute(env=env)
+    notebook = nbformat.v4.new_notebook(cells=[cells[name] for name in names])
+    notebook.cells += [look, cells["download"], click, again]
+    client_of(notebook, colab / "content").execute()
     assert complaints(notebook) == []
     assert "Choose a content picture:" in text(cells["upload"])
     assert text(cells["look"]) == "content (32, 48, 3)  style (32, 48, 3)\n"  # the uploaded cat
     assert text(click) == "downloads result.png True\n"
-    log = [json.loads(line) for line in (colab / "pip.log").read_text().splitlines()]
-    assert log == [["install", "-q", "nst-no-such-package>=1"]]
+    asked = {tuple(json.loads(x)) for x in (colab / "pip.log").read_text().splitlines()}
+    assert asked == {("install", "-q", "nst-no-such-package>=1")}
 
 
-def test_both_set_up_alike_and_their_badges_open_them():
-    setups = {code_cells(load(name))["setup"].source for name in NAMES}
-    assert len(setups) == 1
-    repository = re.search('REPOSITORY = "https://github.com/(.*)"', setups.pop())[1]
-    for name in NAMES:
-        first = load(name).cells[0].source
-        address = (
-            f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}"
-        )
-        assert f"]({address})" in first
+@pytest.mark.parametrize("address", ["", "file:///no/such/repository"])
+def test_colab_takes_a_zip_where_there_is_nothing_to_clone(colab, address):
+    """One sentence asks for it; as code-hosting sites pack it, all in one folder."""
+    shutil.make_archive(colab / "uploads/project-main", "zip", colab, "source")
+    setup = code_cells(load("explore.ipynb"))["setup"]
+    setup.source = setup.source.replace('REPOSITORY = ""', f"REPOSITORY = {address!r}")
+    look = nbformat.v4.new_code_cell("print(ROOT.relative_to(Path.home()), Path.cwd() == ROOT)")
+    notebook = nbformat.v4.new_notebook(cells=[setup, look])
+    client_of(notebook, colab / "content").execute()
+    assert text(look) == "content/neural-style-transfer/source True\n"
+    said = [line for line in text(setup).splitlines() if "fatal" not in line]
+    [sentence] = [line for line in said if "Cloning" not in line]
+    assert sentence.startswith("Enter the address of the program's repository as REPOSITORY")
+    assert not [x for x in setup.outputs if x.output_type == "error"]
+
+
+def test_the_repository_is_set_everywhere_at_once(tmp_path):
+    """What fetches the program and the buttons that open the notebooks, and again when it moves."""
+    (tmp_path / "notebooks").mkdir()
+    for name in ("README.md", *(f"notebooks/{name}" for name in NAMES)):
+        shutil.copy(ROOT / name, tmp_path / name)
+    execute = SimpleNamespace(**runpy.run_path(str(FOLDER / "execute.py")))
+    for address, project in {
+        "git@github.com:ada/first.git\n": "ada/first",
+        "https://github.com/ada/nst.paint": "ada/nst.paint",
+    }.items():
+        assert execute.project_of(address) == project
+        execute.set_repository(project, tmp_path)
+        colab = f"](https://colab.research.google.com/github/{project}/blob/main/notebooks/"
+        for name in NAMES:
+            notebook = nbformat.read(tmp_path / "notebooks" / name, as_version=4)
+            assert notebook.cells[0].source.count("colab.research.google.com/github") == 1
+            assert f"{colab}{name})" in notebook.cells[0].source
+            setup = code_cells(notebook)["setup"].source
+            assert f'\nREPOSITORY = "https://github.com/{project}"  # @param' in setup
+        readme = (tmp_path / "README.md").read_text()
+        assert f"{colab}{NAMES[0]})" in readme
+        assert readme.count("colab.research.google.com/github") == 1
+        assert readme.startswith("# Neural style transfer\n\n[![Open in Colab]")
+    for address in ("", "https://gitlab.com/ada/nst.git", "https://notgithub.com/ada/nst"):
+        with pytest.raises(ValueError, match="no address of a repository on GitHub"):
+            execute.project_of(address)
+
+
+def test_both_set_up_alike():
+    assert len({code_cells(load(name))["setup"].source for name in NAMES}) == 1
+
+
+def as_committed(path):
+    """A notebook as git holds it: opened in JupyterLab, the file changes by itself."""
+    shown = subprocess.run(
+        ["git", "show", f":./{path.name}"], cwd=path.parent, capture_output=True, check=False
+    )
+    return (path.read_bytes() if shown.returncode else shown.stdout).decode()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_saved_notebook_can_be_read_anywhere(name):
     """Run from top to bottom without a complaint, small, and without traces of the machine."""
-    path = FOLDER / name
-    assert path.stat().st_size < 3_000_000
-    notebook = nbformat.read(path, as_version=4)
+    source = as_committed(FOLDER / name)
+    assert len(source) < 3_000_000
+    notebook = nbformat.reads(source, as_version=4)
     nbformat.validate(notebook)
     cells = list(code_cells(notebook).values())
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
@@ -256,7 +300,7 @@ def test_the_saved_notebook_can_be_read_anywhere(name):
         for output in cell.outputs:
             kinds = set(output.get("data", ()))
             assert kinds <= {"image/jpeg"}, cell.id
-    prose = re.sub(r'"image/jpeg": "[^"]*"', "", path.read_text())
+    prose = re.sub(r'"image/jpeg": "[^"]*"', "", source)
     assert not re.search(r"(?<![\w.:/)])/[a-z]\w+/\w|[A-Z]:\\\\|0x[0-9a-f]{6}", prose)
 
 

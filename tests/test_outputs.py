@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import arguments, picture
 from PIL import Image
 
 import nst
-from nstlib import UserError, images, outputs
+from nstlib import UserError, animation, images, outputs
 from nstlib.outputs import Outputs
 
 ENDINGS = [".gif", ".webp", ".mp4"]
@@ -186,7 +186,7 @@ def test_pictures_of_an_earlier_run_in_use_are_kept(tmp_path, link):
 
 def test_no_folder_for_step_pictures(tmp_path):
     (tmp_path / "x_steps").write_text("the user's own")
-    with pytest.raises(UserError, match=r"x_steps: it is a file; choose another --result"):
+    with pytest.raises(UserError, match=r"x_steps: it is a file; choose another -r"):
         Outputs(tmp_path / "x.png", save_every=2).check()
     Outputs(tmp_path / "x.png").check()
 
@@ -338,8 +338,8 @@ def files(tmp_path, monkeypatch):
 
 
 def main(*argv):
-    good = ["-c", "photo.webp", "-s", "style.png", "-r", "out.png", "--network", "small"]
-    return nst.main([*good, "--size", "64", "-n", "8", *map(str, argv)])
+    good = {"-c": "photo.webp", "-s": "style.png", "-r": "out.png", "--network": "small"}
+    return nst.main(arguments(good, ["--size", 64, "-n", 8, *argv]))
 
 
 def test_run(files, caplog):
@@ -412,7 +412,7 @@ def test_failing_animation_costs_neither_result_nor_earlier_animation(
     Path(f"x{ending}").write_text("the earlier one")
     if ending == ".mp4":
         failed = subprocess.CompletedProcess([], 1, b"", b"more\nx: No space left on device\n")
-        monkeypatch.setattr(outputs.subprocess, "run", lambda *args, **kwargs: failed)
+        monkeypatch.setattr(animation.subprocess, "run", lambda *args, **kwargs: failed)
     else:
         save = Image.Image.save
 

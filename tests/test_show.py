@@ -196,7 +196,7 @@ def test_kinds_of_options():
         "blend": (-3.0, 0.7),
     }
     for change in ({}, *({name: value} for name, value in changes.items()), changes):
-        parser = cli.Parser()
+        parser = cli.Parser("nst.py")
         parser.add_fields(Settings)
         argv = provenance.command(Settings(**change).resolved(), "c", ["s"], "r")
         assert argv[:6] == ["-c", "c", "-s", "s", "-r", "r"]
@@ -301,11 +301,15 @@ def test_saved_result_tells_how_it_was_made(tmp_path):
 def test_names_of_any_bytes_are_shown(tmp_path):
     images.save(tmp_path / "x.png", picture(20, 20), {**METADATA, "settings": {}})
     done = subprocess.run(
-        [sys.executable, "nst.py", "--show", tmp_path / "x.png"], cwd=ROOT, capture_output=True
+        [sys.executable, "nst.py", "--show", tmp_path / "x.png"],
+        cwd=ROOT,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
     assert done.returncode == 0
-    argv = ["-c", METADATA["content"], "-s", "a.png", "-s", METADATA["style"][1], "-r", "r.png"]
-    assert shlex.split(os.fsdecode(done.stdout)) == ["python3", "nst.py", *argv]
+    argv = ["-c", METADATA["content"], "-s", "a.png", "-s", METADATA["style"][1], "-r"]
+    program = [sys.executable, "nst.py"]  # as it was called
+    assert shlex.split(os.fsdecode(done.stdout)) == [*program, *argv, str(tmp_path / "x.png")]
 
 
 @pytest.mark.parametrize(
@@ -314,7 +318,7 @@ def test_names_of_any_bytes_are_shown(tmp_path):
         ({"num_iter": 3, "new_option": 1}, "show it with nst 1.2"),
         ({"network": "vgg99"}, "show it with nst 1.2"),
         ({"num_iter": "x"}, "show it with nst 1.2"),
-        ([], "show it with nst 1.2"),
+        ([], "does not tell how it was made"),
         (None, "does not tell how it was made"),
     ],
 )
@@ -326,6 +330,67 @@ def test_what_cannot_be_shown(tmp_path, capsys, settings, reason):
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(f"nst: {path} ")
     assert reason in err
+
+
+PLAIN = {**METADATA, "style": ["a.png"], "settings": {}}
+HUGE = 10**400
+HOSTILE = [
+    {"style": 5},
+    {"style": [5]},
+    {"content": None},
+    {"content": "a\ud800.png"},
+    {"content": "a\0.png"},
+    {"content": "\x1b]0;title\x07.png"},
+    {"losses": 5},
+    {"losses": {"total": "x"}},
+    {"losses": {"total": HUGE}},
+    {"iterations": "many"},
+    {"settings": {"learning_rate": HUGE}},
+    {"settings": {"tv_weight": "1"}},
+    {"settings": {"style_blend": 5}},
+    {"settings": {"mask": [None]}},
+    {"settings": {"content_layers": [[1]]}},
+    {"settings": {"network": []}},
+    {"version": "\x1b[2J", "settings": {"num_iter": 0}},
+]
+
+
+@pytest.mark.parametrize("changes", HOSTILE, ids=lambda x: str(x)[:40])
+def test_metadata_of_anyone(tmp_path, capsys, monkeypatch, changes):
+    """One sentence, or a command, and nothing that a terminal obeys."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    path = tmp_path / "x.png"
+    images.save(path, picture(20, 20), PLAIN | changes)
+    status = run_show(path)
+    out, err = capsys.readouterr()
+    assert status == (0 if out else 2)
+    assert err.count("\n") == 1
+    assert (out + err).replace("\n", "").isprintable()
+
+
+def run_show(path):
+    try:
+        return nst.main(["--show", str(path)])
+    except SystemExit as done:
+        return done.code
+
+
+def test_command_writes_to_the_picture_alone(tmp_path, capsys):
+    """Whatever files a foreign picture names."""
+    path, files = tmp_path / "x.png", dict.fromkeys(("plot", "timelapse"), "precious.png")
+    settings = {**files, "save_every": 1, "num_iter": 3}
+    images.save(path, picture(20, 20), PLAIN | {"settings": settings, "result": "precious.png"})
+    assert run_show(path) == 0
+    out = capsys.readouterr().out
+    assert "precious" not in out
+    assert shlex.split(out)[-4:] == ["-r", str(path), "--num_iter", "3"]
+
+
+def test_command_is_the_one_that_was_called(tmp_path, capsys, monkeypatch):
+    images.save(tmp_path / "x.png", picture(20, 20), PLAIN)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/nst", "--show", "x.png"])
+    assert run_show(tmp_path / "x.png") == 0
+    assert capsys.readouterr().out.startswith("nst -c ")
 
 
 def test_show_of_no_image(tmp_path, capsys):

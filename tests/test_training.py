@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from nstlib import images, networks
 
-ROOT = Path(__file__).resolve().parent.parent
 SHORT = ("--batch", "4", "--crop", "32", "--checkpoint_every", "2", "--seed", "3")
 
 

@@ -1,0 +1,145 @@
+"""The pictures of a gallery painted by the workers of a Dask cluster."""
+
+import asyncio
+import functools
+import logging
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from nstlib import UserError, images
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+log = logging.getLogger("nst")
+
+PATIENCE, SILENCE = 10, 30  # seconds: for an answer; without a picture until it is asked why
+
+_one_at_a_time = threading.Lock()
+
+
+def connect(address: str) -> "Client":
+    """A client of the scheduler at this address, which closes where its context ends.
+
+    Raises UserError without dask.distributed, a scheduler, or at least one worker.
+    """
+    try:
+        import dask.config
+        import distributed
+    except ImportError as error:
+        raise UserError("--dask needs dask.distributed: pip install distributed") from error
+    # Pictures are sent whole, whatever Dask thinks of their size.
+    dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"})
+    for name in ("distributed", "distributed.client"):  # what goes wrong is told in a sentence
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        # Before a client is made, which waits without end for what accepts and is no scheduler.
+        if asyncio.run(_identity(address))["type"] != "Scheduler":
+            raise ValueError("a worker, say")
+        client = distributed.Client(address, timeout=10, set_as_default=False)
+    except Exception as error:  # OSError, or ValueError and others for what is no address
+        raise UserError(
+            f"no Dask scheduler answers at {address}: check --dask, or start one (dask scheduler)"
+        ) from error
+    try:
+        client.wait_for_workers(1, timeout=10)
+    except Exception as error:
+        client.close()
+        raise UserError(
+            f"the Dask scheduler at {address} has no workers: start some "
+            f"(dask worker {address} --nthreads 1)"
+        ) from error
+    return client
+
+
+async def _identity(address: str) -> dict:
+    """What a scheduler says of itself; raises TimeoutError and others where none answers."""
+    import distributed
+
+    scheduler = distributed.rpc(address)
+    try:
+        return await asyncio.wait_for(scheduler.identity(), PATIENCE)
+    finally:
+        await scheduler.close_rpc()
+
+
+def _missing(client: "Client") -> str | None:
+    """What a cluster lacks to go on with its work."""
+    try:
+        found = client.sync(client.scheduler.identity, callback_timeout=PATIENCE)
+    except Exception:  # of many kinds, when it is gone or does not answer
+        return "the Dask scheduler does not answer"
+    return None if found["workers"] else "the Dask cluster has no workers"
+
+
+def paint_cells(client: "Client", cells, settings, paint: Callable, interrupts, bar) -> Iterator:
+    """Like gallery.paint_cells, in the order in which the cells come from the workers.
+
+    Sources travel as pixels, at the size at which they are used, so that workers need no access to
+    the files. They are tasks of their own: the scheduler holds each picture once, and can give it
+    out again when a worker that had it is lost. All is pickled, for workers to unpickle: the
+    scheduler unpacks what it is sent, and need not have this program, nor NumPy.
+    """
+    from distributed import as_completed
+
+    job = pickle.dumps(functools.partial(_paint_on_worker, paint, settings))
+
+    def unpickle_and_paint(*sources):
+        return pickle.loads(job)(*map(pickle.loads, sources))
+
+    @functools.cache
+    def pixels(path, scale=1.0):
+        size = round(settings.size * scale)
+        image = images.load(path, size)
+        images.check_size(path, image, settings.size, scale)
+        return client.submit(bytes, pickle.dumps(images.to_uint8(image)))
+
+    futures = {}
+    for cell in cells:
+        try:
+            styles = [pixels(path, settings.style_scale) for path in cell.styles]
+            sources = [pixels(cell.content), *styles]
+        except Exception as error:
+            bar.update()
+            yield cell, error
+            continue
+        futures[client.submit(unpickle_and_paint, *sources, pure=False)] = cell
+    finished = as_completed(futures, loop=client.loop, with_results=True, raise_errors=False)
+    asked = time.monotonic()
+    while not finished.is_empty() and not interrupts.signal:
+        bar.set_description(f"{bar.n}/{bar.total}")
+        if time.monotonic() > asked + SILENCE:
+            if missing := _missing(client):
+                log.warning("%s; waiting for it (Ctrl-C ends that)", missing)
+            asked = time.monotonic()
+        for future, result in finished.next_batch(block=False):
+            bar.update()
+            asked = time.monotonic()
+            yield futures.pop(future), _outcome(future, result)
+        time.sleep(0.1)
+    if interrupts.signal:
+        client.cancel(list(futures))
+
+
+def _outcome(future, result):
+    """The Result of a task, or the exception that it raised."""
+    if future.status == "error":
+        _, error, _ = result
+        if isinstance(error, ModuleNotFoundError):
+            return UserError(
+                f"a Dask worker lacks a module ({error}): install this program there, too"
+            )
+        return error
+    if future.status == "finished" and not isinstance(result, BaseException):
+        return result
+    return UserError("the Dask scheduler was lost; run the same command again")
+
+
+def _paint_on_worker(paint, settings, content, *styles):
+    os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")  # as on the command line
+    with _one_at_a_time:  # TensorFlow uses all cores already, however many threads a worker has
+        return paint(content, styles, settings)

@@ -1,0 +1,189 @@
+"""Downloads from a server that does what servers should not, and pictures by their address."""
+
+import contextlib
+import hashlib
+import io
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import picture
+from PIL import Image
+
+from nstlib import UserError, fetch, images, networks
+
+
+def jpeg():
+    file = io.BytesIO()
+    Image.fromarray(picture(48, 64)).save(file, "JPEG")
+    return file.getvalue()
+
+
+PICTURE = jpeg()
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Answers every connection with `reply(connection)`; gives the address of a picture there."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(fetch, "PATIENCE", 0.5)
+    fetch.picture.cache_clear()
+    listener = socket.create_server(("127.0.0.1", 0))
+    stop, asked = threading.Event(), []
+
+    def serve(reply):
+        def answer():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    threading.Thread(target=speak, args=[connection], daemon=True).start()
+
+        def speak(connection):
+            with contextlib.suppress(OSError), connection:
+                asked.append(connection.recv(9999))
+                for part in reply():
+                    connection.sendall(part)
+                    if stop.is_set():
+                        return
+
+        threading.Thread(target=answer, daemon=True).start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/a/photo.jpg"
+
+    serve.asked = asked
+    yield serve
+    stop.set()
+    listener.close()
+
+
+def whole(data=PICTURE, length=None, status="200 OK"):
+    yield f"HTTP/1.1 {status}\r\nContent-Length: {length or len(data)}\r\n\r\n".encode() + data
+
+
+def without_length():
+    yield b"HTTP/1.0 200 OK\r\n\r\n" + PICTURE
+
+
+def trickle(start, part=b"x"):
+    yield start
+    while True:
+        time.sleep(0.05)
+        yield part
+
+
+def without_end():
+    yield b"HTTP/1.0 200 OK\r\n\r\n"
+    while True:
+        yield bytes(1 << 20)
+
+
+@pytest.mark.parametrize("reply", [whole, without_length])
+def test_picture_by_its_address(serve, reply):
+    address = serve(reply)
+    expected = images.load(io_file(PICTURE))
+    assert images.image_size(address) == (64, 48)
+    assert (images.load(address) == expected).all()
+    assert images.load(address, 32).shape == (24, 32, 3)
+    assert len(serve.asked) == 1
+    assert serve.asked[0].startswith(b"GET /a/photo.jpg HTTP/1.1\r\n")
+
+
+def io_file(data):
+    path = Path(os.environ["KERAS_HOME"], "expected.jpg")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (lambda: whole(b"?", status="404 Not Found"), "the server answers 404 Not Found"),
+        (lambda: whole(length=2 * len(PICTURE)), "the connection broke off"),
+        (lambda: whole(length=10**10), "the connection broke off"),
+        (lambda: whole(b"no picture at all"), "of an unknown format"),
+        (lambda: whole(PICTURE[:-500]), "it is damaged or incomplete"),
+        (lambda: [b"HTTP/1.1 200 OK\r\n\r\n"], "the file is empty"),
+        (list, "Remote end closed connection"),
+        (lambda: [b"garbage\r\n"], "garbage"),
+        (lambda: trickle(b""), "too little came in 0 seconds"),
+        (lambda: trickle(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"), "too little"),
+        (lambda: trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"), "too little"),
+        (without_end, "it is larger than 1 MB"),
+        (lambda: [b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n"], "302"),
+    ],
+)
+def test_bad_server(serve, monkeypatch, reply, reason):
+    monkeypatch.setattr(fetch, "PICTURE", 1_000_000)
+    address, start = serve(reply), time.monotonic()
+    with pytest.raises(UserError) as error:
+        images.load(address)
+    assert time.monotonic() - start < 5
+    message = str(error.value)
+    assert message.startswith(f"cannot read {address}: ")
+    assert reason in message
+    assert "\n" not in message
+    assert ";" in message
+
+
+@pytest.mark.parametrize("address", ["http://", "http://[", "https://a b", "http://127.0.0.1:x/"])
+def test_no_address(address, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(UserError, match="check the address"):
+        images.load(address)
+
+
+# Weights
+
+
+@pytest.fixture
+def cached(serve, tmp_path):
+    """Downloads PICTURE, as the only right file, into a folder."""
+
+    def cached(reply=whole):
+        return fetch.cached(serve(reply), hashlib.md5(PICTURE).hexdigest(), tmp_path / "models")
+
+    return cached
+
+
+def test_two_first_downloads_at_once(cached, serve, tmp_path):
+    """Neither sees what the other has not finished."""
+    both, paths = threading.Barrier(2), []
+
+    def slowly():
+        start = PICTURE[: len(PICTURE) // 2]
+        yield from whole(start, length=len(PICTURE))
+        both.wait(5)
+        yield PICTURE[len(start) :]
+
+    threads = [threading.Thread(target=lambda: paths.append(cached(slowly))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert paths == 2 * [tmp_path / "models" / "photo.jpg"]
+    assert [path.read_bytes() for path in paths[0].parent.iterdir()] == [PICTURE]
+
+
+@pytest.mark.parametrize("reply", [lambda: whole(PICTURE[:-1] + b"?"), lambda: trickle(b"")])
+def test_nothing_but_the_right_file_is_kept(cached, tmp_path, reply):
+    with pytest.raises(OSError, match=r"not the file|too little"):
+        cached(reply)
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_folder_named_is_the_one_used(monkeypatch, tmp_path, serve):
+    """Where Keras's own cannot be written, as Keras does."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file" / "keras"))
+    monkeypatch.setattr(networks.tempfile, "tempdir", str(tmp_path))
+    address = serve(lambda: whole(b"?"))
+    network = networks.dataclasses.replace(
+        networks.NETWORKS["vgg19"], weights="https:" + address.removeprefix("http:")
+    )
+    monkeypatch.setitem(networks.NETWORKS, "vgg19", network)
+    with pytest.raises(networks.WeightsUnavailable) as error:
+        networks.find_weights("vgg19")
+    assert f"put it into {tmp_path}/.keras/models," in str(error.value)
+    assert (tmp_path / ".keras" / "models").is_dir()

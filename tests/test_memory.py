@@ -1,0 +1,174 @@
+"""What a picture needs, against the process's peak; what there is, against files of the system."""
+
+import math
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import picture
+
+import nst
+from nstlib import UserError, images, memory
+
+GB = 10**9
+
+
+def settings(**changes):
+    return nst.Settings(**{"network": "small", "precision": "float32", "size": 1000, **changes})
+
+
+# The need
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [
+        (512, {}),
+        (1024, {}),
+        (1024, {"precision": "bfloat16"}),
+        (768, {"precision": "float16"}),
+        (768, {"optimizer": "lbfgs"}),
+        (256, {"style_scale": 6.0}),
+    ],
+)
+def test_need_is_the_peak(size, changes):
+    options = {"precision": "float32", **changes}
+    code = f"""
+import resource, numpy, nst
+image = numpy.random.default_rng(0).integers(0, 256, ({size}, {size}, 3), dtype=numpy.uint8)
+settings = nst.Settings(network="small", size={size}, num_iter=12, scales=1, **{options})
+nst.stylize(image, image, settings)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    command, root = [sys.executable, "-c", code], Path(nst.__file__).parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    chosen = settings(**options, size=size)
+    style = round(size * chosen.style_scale)
+    needed = memory.needed(chosen, (size, size), [(style, style)])
+    assert 0.75 < 1024 * int(done.stdout) / needed < 1.1
+
+
+@pytest.mark.parametrize(
+    ("more", "less"),
+    [
+        ({"size": 2000}, {"size": 1000}),
+        ({"network": "vgg19"}, {"network": "small"}),
+        ({}, {"precision": "bfloat16"}),
+        ({"optimizer": "lbfgs"}, {}),
+        ({}, {"style_layers": ("conv1_1",), "content_layers": ("conv1_1",)}),
+        (
+            {"network": "vgg19"},
+            {"network": "vgg19", "style_weight": 0, "content_layers": ("conv2_1",)},
+        ),
+    ],
+)
+def test_what_takes_more(more, less):
+    sizes = [(x.size, x.size) for x in (settings(**more), settings(**less))]
+    more, less = (
+        memory.needed(settings(**x), size, [size])
+        for x, size in zip((more, less), sizes, strict=True)
+    )
+    assert more > 1.1 * less
+
+
+# What there is
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A machine of 8 GB, which has no limits until they are written."""
+    proc = tmp_path / "proc"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 16000000 kB\nMemAvailable:    7812500 kB\n")
+    monkeypatch.setattr(memory, "PROC", proc)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (-1, -1))
+    for kind, (root, *names) in memory.GROUPS.items():
+        monkeypatch.setitem(memory.GROUPS, kind, (str(tmp_path) + root, *names))
+    return tmp_path
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{text}\n")
+
+
+def test_machine(system):
+    assert memory.available() == 8 * GB
+
+
+@pytest.mark.parametrize("own", ["max", 7 * GB])
+def test_container_of_version_2(system, own):
+    """Limited by the group above its own, as by its own; what it caches, it can have back."""
+    (system / "proc" / "self" / "cgroup").write_text("0::/a/b\n")
+    root, stat = system / "sys" / "fs" / "cgroup", f"anon {GB}\ninactive_file {GB}"
+    write(root / "a" / "b", memory__max=own, memory__current=GB, memory__stat=stat)
+    assert memory.available() == (8 * GB if own == "max" else 7 * GB)
+    write(root / "a", memory__max=5 * GB, memory__current=3 * GB, memory__stat=stat)
+    assert memory.available() == 3 * GB
+
+
+def test_container_of_version_1(system):
+    (system / "proc" / "self" / "cgroup").write_text("4:cpu,memory:/x\n0::/\n")
+    figures = {"limit_in_bytes": 6 * GB, "usage_in_bytes": 4 * GB}
+    files = {f"memory__{name}": value for name, value in figures.items()}
+    write(
+        system / "sys" / "fs" / "cgroup" / "memory",
+        **files,
+        memory__stat=f"total_inactive_file {GB}",
+    )
+    assert memory.available() == 3 * GB
+
+
+def test_ulimit(system, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (5 * GB, -1))
+    assert memory.available() < 5 * GB - 1.3e9
+
+
+def test_other_systems(system, monkeypatch):
+    """Without these files, it is the machine's whole memory, or no limit that is known."""
+    monkeypatch.setattr(memory, "PROC", system / "gone")
+    assert 0 < memory.available() < math.inf
+    monkeypatch.delattr(memory.os, "sysconf")
+    assert memory.available() == math.inf
+
+
+# The sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"size": 16384}, "--size 16384 needs about"),
+        ({"size": 4000, "network": "vgg19"}, "--size 4000 needs about"),
+        ({"size": 2000, "style_scale": 10.0}, "--size 2000 with --style_scale 10 needs about"),
+    ],
+)
+def test_largest_size_that_fits(system, changes, says):
+    chosen = settings(**changes)
+    with pytest.raises(UserError, match=r"and there are 8.0: make --size at most (\d+)$") as error:
+        memory.check(chosen, [(400, 300), (300, 200)])
+    message = str(error.value)
+    assert message.startswith(says)
+    largest = int(message.rpartition(" ")[2])
+    assert 100 < largest < chosen.size
+    for size, fits in ((largest, True), (largest + 1, False)):
+        style = images.size_to_fit(300, 200, round(size * chosen.style_scale))
+        assert (
+            memory.needed(chosen, images.size_to_fit(400, 300, size), [style]) <= 8 * GB
+        ) == fits
+
+
+def test_nothing_is_loaded_that_does_not_fit(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 1 * GB)
+    monkeypatch.setattr(images, "load", lambda *args: pytest.fail("is loaded"))
+    with pytest.raises(UserError, match="--size 2000 needs about"):
+        nst.stylize(picture(32, 32), picture(32, 32), settings(size=2000))
+
+
+def test_graphics_cards_have_their_own(system, monkeypatch):
+    monkeypatch.setattr(memory.tf.config, "list_physical_devices", lambda kind: [kind])
+    memory.check(settings(size=16384), [(400, 300), (300, 200)])

@@ -1,0 +1,84 @@
+"""The program in unfriendly surroundings: streams, variables, signals, other set-ups of Keras."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from test_cli import CONTENT, ROOT, STYLE, command, example
+
+from nstlib import cli, images
+
+SMALL = ("--size", 64, "-n", 2)
+
+
+def shell(line, *arguments, **environment):
+    """Run a line of shell with the command as its arguments."""
+    return subprocess.run(
+        ["sh", "-c", line, "sh", *command(*arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_all_at_once(tmp_path):
+    """Each of them alone ended 1.0.0, or lost its picture."""
+    other = {"backend": "jax", "image_data_format": "channels_first", "floatx": "float16"}
+    (tmp_path / "keras.json").write_text(json.dumps(other))
+    done = shell(
+        'exec "$@" 2>&-',
+        *example(tmp_path / "x.png", *SMALL, "-v"),
+        KERAS_HOME=str(tmp_path),
+        KERAS_BACKEND="torch",
+        TF_USE_LEGACY_KERAS="1",
+        PYTHONOPTIMIZE="2",
+        PYTHONSAFEPATH="1",
+        TMPDIR="/gone",
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert max(images.image_size(tmp_path / "x.png")) == 64
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['exec "$@" 2>&-', 'exec "$@" 2>/dev/full', 'exec 3>&1; { "$@" 2>&1 >&3; echo $? >&3; } | :'],
+)
+def test_nobody_listens(line):
+    """To the sentence about an error; the status still tells, and stdout stays clean."""
+    done = shell(line, "-c", "gone.jpg", "-s", STYLE, "-r", "x.jpg")
+    assert (done.returncode, done.stdout) in {(2, ""), (0, "2\n")}
+
+
+def test_interrupt_while_modules_load(tmp_path):
+    """A module that stands before one of the program's sends it."""
+    (tmp_path / "numpy.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    done = shell('exec "$@"', "-c", CONTENT, "-s", STYLE, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_second_signal_ends_it_at_once():
+    """Where there is nothing to lose, wherever the first is being dealt with."""
+    code = """
+import os, signal
+from nstlib import cli
+with cli.Interrupts():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("goes on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_streams_are_left_alone():
+    before = sys.stdin, sys.stdout, sys.stderr
+    cli.open_streams()
+    assert before == (sys.stdin, sys.stdout, sys.stderr)
