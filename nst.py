@@ -100,12 +100,16 @@ def take_targets(extractor, settings: Settings, content, styles, masks=()) -> di
     if settings.style_weight:
         blend = settings.style_blend or [1] * len(styles)
         layers = networks.layer_weights(settings.network, settings.style_layers)
+        least = networks.NETWORKS[settings.network].least_positions
+        used = {x: w for x, w in layers.items() if min(features[x].shape[1:3]) >= least} or layers
+        share = sum(layers.values()) / sum(used.values())  # what the others have in the mean
         samples = [{x: losses.sums(f[x]) for x in layers} for f in map(extractor, styles)]
         for layer in layers:
             size = features[layer].shape[1:3]
             small = [tf.image.resize(mask, size, "area") for mask in masks]
             of_layer = [sample[layer] for sample in samples]
-            targets["style"][layer] = losses.wanted_sums(of_layer, blend, small)
+            strength = share if layer in used else 0.0
+            targets["style"][layer] = losses.wanted_sums(of_layer, blend, small, strength)
     return targets
 
 

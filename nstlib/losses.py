@@ -100,8 +100,8 @@ def gram_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     return style_loss(found.gram, wanted.gram)
 
 
-# Distances that are relative to the style's own variance are of the order of 0.1; so many times that
-# is of the order of VGG's un-normalized Gram loss, and the default weights fit both.
+# Distances that are relative to the style's own variance are of the order of 0.1. So many times
+# that is of the order of VGG's un-normalized Gram loss: the default weights fit both.
 RELATIVE = 5e8
 TINY = 1e-6  # what stands for the variance of a style that has none
 
@@ -184,19 +184,23 @@ class Wanted(NamedTuple):
 
 
 def wanted_sums(
-    samples: Sequence[Sums], blend: Sequence[float], masks: "Sequence[tf.Tensor]" = ()
+    samples: Sequence[Sums],
+    blend: Sequence[float],
+    masks: "Sequence[tf.Tensor]" = (),
+    strength: float = 1.0,
 ) -> list[Wanted]:
     """What the sums of a layer are to be like, of those of each style: said here for all distances.
 
     blend: the weight of each style; masks: where each is to be, [1, h, w, 1] in 0..1 at the
     layer's size. Without masks the styles are mixed: the blend-weighted mean of their sums, each
     over its count. With masks each has a distance of its own, weighted by the blend and by its
-    area, so that a style is as strong in a small place as in a large one.
+    area, so that a style is as strong in a small place as in a large one. `strength`: the weight of
+    the layer.
     """
     shares = np.float32(np.float64(blend) / np.sum(blend, dtype=np.float64))
     if masks:
         weights = [
-            share * tf.reduce_mean(mask**2)
+            share * tf.reduce_mean(mask**2) * strength
             for share, mask in zip(shares * len(masks), masks, strict=True)
         ]
         zipped = zip(samples, weights, masks, strict=True)
@@ -207,7 +211,7 @@ def wanted_sums(
 
     products = mean([one.products / one.count for one in samples])
     totals = mean([one.totals / one.count for one in samples])
-    return [Wanted(Sums(products, totals, tf.constant(1.0)), tf.constant(1.0))]
+    return [Wanted(Sums(products, totals, tf.constant(1.0)), tf.constant(strength, tf.float32))]
 
 
 def layer_style_loss(

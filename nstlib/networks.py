@@ -40,6 +40,9 @@ class Network:
     num_iter: int = 1000
     learning_rate: float = 5.0  # of Adam, in grey levels
     init_noise: float = 0.0
+    # Style layers of fewer positions across are left out: so few tell more of where things are in
+    # the painting than of its manner, and would bring its figures into the picture.
+    least_positions: int = 1
     weights: str  # an address to download from, or a file in this folder
     md5: str | None = None
 
@@ -261,6 +264,7 @@ NETWORKS = {
         num_iter=300,
         learning_rate=10.0,
         init_noise=0.1,
+        least_positions=20,
         weights="small.h5",
     ),
 }

@@ -41,7 +41,7 @@ ROUNDS = 12  # of k-means
 
 # The deviation of each layer's activations. Style losses that are relative do not depend on it; it
 # sets how much content (of conv2) and un-normalized Gram matrices (conv1 and conv3, mostly) count.
-DEVIATIONS = {"conv1": 100.0, "conv2": 2.0, "conv3": 100.0}
+DEVIATIONS = {"conv1": 100.0, "conv2": 3.0, "conv3": 100.0}
 
 
 def photographs(folder: Path, rng) -> Iterator[np.ndarray]:
