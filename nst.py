@@ -8,7 +8,6 @@ The file reads in the order it runs: the losses of an image and their gradient, 
 pixels, from a small image to the full size, and the command line.
 """
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -23,7 +22,6 @@ import dataclasses
 import functools
 import logging
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +31,7 @@ import numpy as np
 
 from nstlib import CannotGoOn, UserError, __version__, cli, gallery, images, losses, networks, tf
 from nstlib.colors import prepare as prepare_colors
-from nstlib.memory import check as check_memory
+from nstlib.memory import LACK, check_memory
 from nstlib.networks import LoadedNetwork, load_network
 from nstlib.optimizers import OPTIMIZERS
 from nstlib.outputs import Outputs
@@ -316,7 +314,7 @@ def stylize(
             raise
         return result(reason)
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        reason = CannotGoOn("the memory does not suffice: make --size smaller")
+        reason = CannotGoOn(LACK)
         if best is None:
             raise reason from error
         return result(reason)
@@ -353,8 +351,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace, interrupts: cli.Interrupts) -> int:
+def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
     """One picture or a gallery, from checking the arguments to saving; returns the exit status."""
+    args = parse(argv)
     log.setLevel(logging.INFO if args.verbose else logging.WARNING)
     if args.print_every < 1:
         raise UserError(f"--print_every must be at least 1, not {args.print_every}")
@@ -394,24 +393,7 @@ def run(args: argparse.Namespace, interrupts: cli.Interrupts) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, 2 for what the user can mend, 130 or 143 after
     Ctrl-C or SIGTERM."""
-    argv = sys.argv[1:] if argv is None else argv
-    cli.open_streams()
-    logging.basicConfig(format="%(message)s")
-    os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")  # or a GPU's sums differ from run to run
-    with cli.Interrupts() as interrupts:
-        try:
-            return run(parse(argv), interrupts)
-        except UserError as error:
-            if "--debug" in argv:
-                traceback.print_exc()
-            cli.say(f"nst: {error}")
-            return 2
-        except MemoryError:
-            cli.say("nst: the memory does not suffice: make --size smaller")
-            return 2
-        except KeyboardInterrupt:
-            cli.say("nst: stopped before there was a picture; nothing is saved")
-            return interrupts.exit_status
+    return cli.answer(run, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ import re
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nstlib import UserError, provenance
+from nstlib import UserError, memory, provenance
 from nstlib.progress import progress_bar
 from nstlib.settings import LIMITS, shortest
 
@@ -199,3 +200,28 @@ class Interrupts:
         self.signal = self.signal or number
         if not self.hold:
             raise KeyboardInterrupt
+
+
+def answer(work: Callable[[Sequence[str], Interrupts], int], argv: Sequence[str]) -> int:
+    """Do what a command line asks for, and return the exit status.
+
+    `work(argv, interrupts)` returns it, or raises a UserError, of which the sentence is shown [2],
+    or a KeyboardInterrupt.
+    """
+    open_streams()
+    logging.basicConfig(format="%(message)s")
+    os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")  # or a GPU's sums differ from run to run
+    with Interrupts() as interrupts:
+        try:
+            return work(argv, interrupts)
+        except UserError as error:
+            if "--debug" in argv:
+                traceback.print_exc()
+            say(f"nst: {error}")
+            return 2
+        except MemoryError:
+            say(f"nst: {memory.LACK}")
+            return 2
+        except KeyboardInterrupt:
+            say("nst: stopped before there was a picture; nothing is saved")
+            return interrupts.exit_status

@@ -8,7 +8,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nstlib import UserError, images
 
@@ -60,7 +60,7 @@ async def _identity(address: str) -> dict:
     """What a scheduler says of itself; raises TimeoutError and others where none answers."""
     import distributed
 
-    scheduler = distributed.rpc(address)
+    scheduler: Any = distributed.rpc(address)
     try:
         return await asyncio.wait_for(scheduler.identity(), PATIENCE)
     finally:
@@ -69,8 +69,9 @@ async def _identity(address: str) -> dict:
 
 def _missing(client: "Client") -> str | None:
     """What a cluster lacks to go on with its work."""
+    scheduler: Any = client.scheduler  # of which distributed's types know nothing
     try:
-        found = client.sync(client.scheduler.identity, callback_timeout=PATIENCE)
+        found: Any = client.sync(scheduler.identity, callback_timeout=PATIENCE)
     except Exception:  # of many kinds, when it is gone or does not answer
         return "the Dask scheduler does not answer"
     return None if found["workers"] else "the Dask cluster has no workers"

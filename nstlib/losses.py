@@ -197,7 +197,8 @@ def wanted_sums(
     area, so that a style is as strong in a small place as in a large one. `strength`: the weight of
     the layer.
     """
-    shares = np.float32(np.float64(blend) / np.sum(blend, dtype=np.float64))
+    shares = np.asarray(blend, np.float64)
+    shares = (shares / shares.sum()).astype(np.float32)
     if masks:
         weights = [
             share * tf.reduce_mean(mask**2) * strength

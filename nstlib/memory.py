@@ -15,6 +15,9 @@ from nstlib import UserError, images, networks, tf
 from nstlib.scales import MARGIN
 from nstlib.settings import Settings
 
+Size = tuple[int, int]  # width and height in pixels
+
+LACK = "the memory does not suffice: make --size smaller"
 PROGRAM = 660e6  # bytes, of TensorFlow and this program
 WEIGHTS = 2.5  # times the size of the network's weights: as read, and as used
 PIXEL = 400  # bytes a pixel of the picture: itself, its gradient, Adam's moments, the start
@@ -34,7 +37,7 @@ GROUPS = {
 }
 
 
-def needed(settings: Settings, content: Sequence[int], styles: Sequence[Sequence[int]]) -> float:
+def needed(settings: Settings, content: Size, styles: Sequence[Size]) -> float:
     """Bytes that the process has at its peak, for pictures of these sizes (width, height).
 
     `settings.precision` "auto" counts as float32, which takes as much as any that it stands for.
@@ -55,7 +58,7 @@ def available() -> float:
     return min(_machine(), _control_groups(), _limits())
 
 
-def check(settings: Settings, files: Sequence[Sequence[int]]) -> None:
+def check_memory(settings: Settings, files: Sequence[Size]) -> None:
     """Raise UserError where a picture would take more memory than there is.
 
     files: (width, height) of the content and of the styles.
@@ -84,7 +87,7 @@ def check(settings: Settings, files: Sequence[Sequence[int]]) -> None:
     )
 
 
-def _pixels(size: Sequence[int]) -> int:
+def _pixels(size: Size) -> int:
     return (size[0] + 2 * MARGIN) * (size[1] + 2 * MARGIN)
 
 

@@ -44,7 +44,7 @@ class Network:
     # the painting than of its manner, and would bring its figures into the picture.
     least_positions: int = 1
     weights: str  # an address to download from, or a file in this folder
-    md5: str | None = None
+    md5: str = ""  # of what is downloaded
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -476,12 +476,13 @@ def read_weights(path: str | Path, network: str) -> dict[str, list[np.ndarray]]:
     def visit(name, item):  # sees each array once, and none behind a link out of the file
         # Keras names layers block1_conv1/.../kernel, or, in .weights.h5, layers/conv2d_7/vars/0.
         layer = re.search(r"[a-z]+\d_conv\d|conv2d(_\d+)?|conv\d", name)
-        weights = layer and not name.startswith("optimizer")  # which holds tensors like them
-        if weights and isinstance(item, h5py.Dataset) and item.ndim in (1, 4):
+        if not layer or name.startswith("optimizer"):  # which holds tensors like them
+            return
+        if isinstance(item, h5py.Dataset) and item.ndim in (1, 4):
             groups.setdefault((layer[0], name.rpartition("/")[0]), {})[item.ndim] = item
 
     def read(item):
-        values = np.float32(item)
+        values = np.asarray(item, np.float32)
         if not np.isfinite(values).all():
             raise UserError(f"{path} holds weights that are no finite numbers; fetch it again")
         return values

@@ -101,8 +101,8 @@ def check_ending(path: str | os.PathLike, endings: Iterable[str]) -> None:
 
 def changed(path: str | os.PathLike | None) -> int | None:
     """When a file was changed, in nanoseconds; None where there is none, or none to be seen."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return os.stat(path).st_mtime_ns  # noqa: PTH116
+    with contextlib.suppress(OSError, ValueError):
+        return os.stat(path).st_mtime_ns if path else None  # noqa: PTH116
     return None
 
 

@@ -144,7 +144,7 @@ class Settings:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         check_fields(self)
-        if self.scales != "auto" and not 1 <= self.scales <= 20:
+        if self.scales != "auto" and not 1 <= int(self.scales) <= 20:
             raise UserError(f"--scales must be auto or 1 to 20, not {self.scales}")
         if not self.style_weight and not self.content_weight:
             raise UserError("--style_weight must be above 0 where --content_weight is 0")

@@ -150,7 +150,7 @@ def test_other_systems(system, monkeypatch):
 def test_largest_size_that_fits(system, changes, says):
     chosen = settings(**changes)
     with pytest.raises(UserError, match=r"and there are 8.0: make --size at most (\d+)$") as error:
-        memory.check(chosen, [(400, 300), (300, 200)])
+        memory.check_memory(chosen, [(400, 300), (300, 200)])
     message = str(error.value)
     assert message.startswith(says)
     largest = int(message.rpartition(" ")[2])
@@ -171,4 +171,4 @@ def test_nothing_is_loaded_that_does_not_fit(monkeypatch):
 
 def test_graphics_cards_have_their_own(system, monkeypatch):
     monkeypatch.setattr(memory.tf.config, "list_physical_devices", lambda kind: [kind])
-    memory.check(settings(size=16384), [(400, 300), (300, 200)])
+    memory.check_memory(settings(size=16384), [(400, 300), (300, 200)])
