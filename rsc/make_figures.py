@@ -3,7 +3,7 @@
 
     python rsc/make_figures.py [NAME ...]
 
-Everything by default, about an hour on a CPU; or what is named: example, matrix, weights, textures,
+Everything by default, half an hour on a CPU; or what is named: example, matrix, weights, textures,
 or one of CONTROLS.
 """
 
@@ -32,7 +32,7 @@ def style(name: str) -> Path:
 
 @functools.cache  # the defaults are in many figures
 def paint(content: str, *styles: str, **settings) -> np.ndarray:
-    settings = {"network": "small", "size": 480, **settings}
+    settings = {"network": "small", "num_iter": 150, **settings}
     sources = EXAMPLES / f"content/{content}.jpg", [style(name) for name in styles]
     return nst.stylize(*sources, nst.Settings(**settings)).image
 
@@ -44,14 +44,14 @@ def save(name: str, *rows) -> None:
 
 def example() -> None:
     """README's first picture: content, style and result of its first command."""
-    result = paint("astronaut", "strokes", size=512)
+    result = paint("astronaut", "strokes", num_iter=300)
     save("example", [(x, "") for x in (EXAMPLES / "content/astronaut.jpg", style("strokes"), result)])
 
 
 def matrix() -> None:
     """Every example content (rows) in every example style (columns), as README says."""
     options = "-c examples/content -s examples/style -r rsc/results_matrix.jpg"
-    options += " --network small --size 480"
+    options += " --network small -n 150"
     subprocess.run([sys.executable, "nst.py", *options.split()], cwd=ROOT, check=True)
     shutil.rmtree(HERE / "results_matrix")
 
