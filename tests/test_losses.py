@@ -226,6 +226,29 @@ def test_distances_and_their_gradients(name, channels, masked):
         assert np.sum(gradient * direction) == pytest.approx(slope, abs=EXACT[name] * scale)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", DISTANCES)
+def test_blends_and_masks(name, masked):
+    """Two styles, of 1 and 3 parts, of a layer of weight 2."""
+    found, one, other = (activation(17, 13, 5, seed=seed) for seed in range(3))
+    masks = np.random.default_rng(3).uniform(0, 1, (2, 17, 13, 1)) if masked else ()
+    guides = [tf.constant(np.float32(mask[None])) for mask in masks]
+    samples = [losses.sums(tf.constant(x[None])) for x in (one, other)]
+    wanted = losses.wanted_sums(samples, [1, 3], guides, 2.0)
+    sums = [losses.sums(tf.constant(found[None]), *target.mask) for target in wanted]
+    loss = losses.layer_style_loss(losses.STYLE_LOSSES[name], sums, wanted)
+    shares, targets = (0.25, 0.75), [moments(one), moments(other)]
+    if masked:
+        expected = sum(
+            2 * 2 * share * np.mean(mask**2) * DISTANCES[name](moments(found, mask), target)
+            for share, mask, target in zip(shares, masks, targets, strict=True)
+        )
+    else:
+        mixed = [0.25 * x + 0.75 * y for x, y in zip(*targets, strict=True)]
+        expected = 2 * DISTANCES[name](moments(found), mixed)
+    assert float(loss) == pytest.approx(expected, rel=EXACT[name])
+
+
 @pytest.mark.parametrize("name", ["covariance", "wasserstein"])
 def test_distances_by_hand(name):
     """Of one channel: mean 3 and deviation 4 to mean 1 and deviation 2."""

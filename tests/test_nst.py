@@ -20,9 +20,10 @@ SMALL = networks.NETWORKS["small"]
 
 
 def quick(**changes):
-    """Settings for a run of a second."""
+    """Settings for a run of a second; of the bundled network's style losses the one that is a
+    formula, not an iteration, so that NumPy can tell small differences."""
     options = {"num_iter": 3, "size": 40, "network": "small", "precision": "float32"}
-    return nst.Settings(**options | {"init_noise": 0.0} | changes)
+    return nst.Settings(**options | {"init_noise": 0.0, "style_loss": "covariance"} | changes)
 
 
 def batch(image):
@@ -229,7 +230,7 @@ def test_layers_of_few_positions_are_left_out(small, weights, layers, used):
     parts, _ = nst.make_objective(extractor, settings)(targets, batch(image))
     full = dataclasses.replace(settings, style_layers=tuple(used))
     expected = weighted_losses(image, CONTENT, [STYLE], full, small, style_layers=used)
-    np.testing.assert_allclose(parts["style"], expected["style"], rtol=EXACT["wasserstein"])
+    np.testing.assert_allclose(parts["style"], expected["style"], rtol=EXACT["covariance"])
 
 
 @pytest.mark.parametrize("left_out", ["content", "style", "tv"])
@@ -243,7 +244,7 @@ def test_weight_0_leaves_a_loss_out(left_out, small, weights):
     parts, gradient = nst.make_objective(extractor, settings)(targets, batch(image))
     expected = weighted_losses(image, CONTENT, [STYLE], settings, small)
     assert float(parts.get(left_out, 0)) == 0
-    np.testing.assert_allclose(parts["total"], expected["total"], rtol=EXACT["wasserstein"])
+    np.testing.assert_allclose(parts["total"], expected["total"], rtol=EXACT["covariance"])
     assert np.isfinite(gradient).all()
 
 
@@ -446,7 +447,7 @@ def test_step_shows_the_image_of_its_losses(small, weights):
         assert np.abs(scales.without_margin(exact[None]) - image).max() < 0.51
         style = images.load(STYLE, 40)
         expected = weighted_losses(exact, framed(CONTENT), [style], result.settings, small)
-        assert total == pytest.approx(expected["total"], rel=EXACT["wasserstein"])
+        assert total == pytest.approx(expected["total"], rel=EXACT["covariance"])
 
 
 def test_best_image_is_returned():
@@ -833,8 +834,8 @@ def test_weights_that_have_changed_are_read_again(tmp_path):
 # Of each version: the total loss of `test_the_losses_of_a_version`, at each iteration.
 CURVES = {
     "1.1.0.dev0": [
-        *(8.9724186e8, 7.0785197e8, 5.9938330e8, 5.5228416e8, 5.3943027e8),
-        *(1.4293317e8, 1.1297509e8, 9.9856360e7, 9.6340656e7),
+        *(1189644.1, 822426.1, 698494.4, 650242.4, 634880.4),
+        *(582487.7, 505844.3, 471245.3, 462195.9),
     ]
 }
 

@@ -15,7 +15,7 @@ from conftest import picture
 from PIL import ExifTags, Image
 
 import nst
-from nstlib import UserError, __version__, cli, images, provenance, tf
+from nstlib import UserError, __version__, cli, images, networks, provenance, tf
 
 ROOT = Path(nst.__file__).parent
 METADATA = {
