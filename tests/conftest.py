@@ -176,8 +176,8 @@ DISTANCES = {  # of (Gram matrix, mean) and those wanted, by the name of the sty
     "covariance": covariance_distance,
     "wasserstein": wasserstein_distance,
 }
-# How far from these the program may be, relatively, in float32. It takes square roots by a few steps
-# of an iteration: enough where losses are not small and no direction varies a thousand times less.
+# How far from these the program may be, relatively, in float32. It takes square roots by a few
+# steps of an iteration: enough where the two activations are not nearly alike.
 EXACT = {"gram": 1e-4, "covariance": 1e-3, "wasserstein": 3e-2}
 
 

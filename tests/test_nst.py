@@ -96,7 +96,9 @@ def test_content_or_style_must_count():
 def test_unknown_layer(name):
     with pytest.raises(UserError, match="vgg19 has no layer 'conv9_1'"):
         nst.Settings(**{name: ("conv1_1", "conv9_1")})
-    with pytest.raises(UserError, match="small has no layer 'conv1_1'; .* level1_conv1 to level5_"):
+    with pytest.raises(
+        UserError, match=r"small has no layer 'conv1_1'; .* level1_conv1 to level5_"
+    ):
         nst.Settings(**{name: ("conv1_1",), "network": "small"})
 
 
