@@ -98,12 +98,16 @@ def take_targets(extractor, settings: Settings, content, styles, masks=()) -> di
     if settings.style_weight:
         blend = settings.style_blend or [1] * len(styles)
         layers = networks.layer_weights(settings.network, settings.style_layers)
+        least = networks.NETWORKS[settings.network].least_positions
+        used = {x: w for x, w in layers.items() if min(features[x].shape[1:3]) >= least} or layers
+        share = sum(layers.values()) / sum(used.values())  # what the others have in the mean
         samples = [{x: losses.sums(f[x]) for x in layers} for f in map(extractor, styles)]
         for layer in layers:
             size = features[layer].shape[1:3]
             small = [tf.image.resize(mask, size, "area") for mask in masks]
             of_layer = [sample[layer] for sample in samples]
-            targets["style"][layer] = losses.wanted_sums(of_layer, blend, small)
+            strength = share if layer in used else 0.0
+            targets["style"][layer] = losses.wanted_sums(of_layer, blend, small, strength)
     return targets
 
 
@@ -366,7 +370,7 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
         raise UserError("--dask is for galleries: name a folder of pictures with -c or -s")
     outputs.check([args.content, *args.style, args.init, *(settings.mask or ())])
 
-    with cli.progress(settings.num_iter, args.print_every) as show:
+    with cli.progress(args.print_every) as show:
 
         def on_step(step):
             interrupts.hold = True  # from here on there is a picture to save

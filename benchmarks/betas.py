@@ -11,11 +11,10 @@ units of it.
 import argparse
 from functools import partial
 
-from speed import PAIRS, losses_of_classic
+from speed import PAIRS, losses_of_classic, plain_model
 from tables import print_table
 
 import nst
-from nstlib import networks
 from nstlib.optimizers import OPTIMIZERS, adam
 
 BETAS = [(0.9, 0.99), (0.9, 0.9), (0.8, 0.9), (0.9, 0.8), (0.8, 0.8), (0.8, 0.6), (0.9, 0.5)]
@@ -46,11 +45,11 @@ def main() -> None:
     files = {path.stem: path for pair in PAIRS for path in pair}
     settings = nst.Settings(network="small", size=size, num_iter=num_iter, learning_rate=10.0)
     exact = nst.Settings(network="small", size=size, precision="float32").resolved()
-    weights = networks.read_weights(networks.find_weights("small"), "small")
+    model = plain_model(exact)
     columns = []
     for content, style in names:
         pair = files[content], files[style]
-        _, framed, target, _ = losses_of_classic(*pair, exact, weights, steps)
+        _, framed, target, _ = losses_of_classic(*pair, exact, model, steps)
         columns.append([until(*pair, settings, x, framed, target) for x in betas])
     rows = [
         [f"{b1}, {b2}", *row]

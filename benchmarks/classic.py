@@ -2,53 +2,33 @@
 
 As such programs were written for TensorFlow's eager mode: gradients of the losses as in the
 textbook, β₁ 0.99, ε 0.1 and a constant rate of 5, and a copy of the best image to the host whenever
-the loss has fallen. Losses and weights are those of nst.py.
+the loss has fallen. Network, losses and weights are those of nst.py.
 """
 
 import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from nstlib.networks import VGG
-
-MEAN = np.array([103.939, 116.779, 123.68], np.float32)  # BGR
-
-
-def build_model(weights: dict, layers: set, pooling: str) -> keras.Model:
-    """VGG, up to the deepest of the layers; weights: [kernel, bias] by layer name."""
-    pool = keras.layers.MaxPooling2D if pooling == "max" else keras.layers.AveragePooling2D
-    image = keras.Input([None, None, 3])
-    x, outputs, block = image[..., ::-1] - MEAN, {}, 1
-    for name, (kernel, bias) in weights.items():
-        if VGG.block(name) > block:
-            x, block = pool(2)(x), VGG.block(name)
-        layer = keras.layers.Conv2D(len(bias), 3, padding="same", activation="relu", name=name)
-        x = layer(x)
-        layer.set_weights([kernel, bias])
-        if name in layers:
-            outputs[name] = x
-        if outputs.keys() == layers:
-            break
-    model = keras.Model(image, outputs)
-    model.trainable = False
-    return model
+import nst
+from nstlib import losses
 
 
-def gram_matrix(features):
+def sums(features):
+    """losses.sums, differentiated by TensorFlow itself."""
     flat = tf.reshape(features, [-1, features.shape[-1]])
-    return tf.matmul(flat, flat, transpose_a=True) / tf.cast(tf.shape(flat)[0], tf.float32)
+    products, totals = tf.matmul(flat, flat, transpose_a=True), tf.reduce_sum(flat, axis=0)
+    return losses.Sums(products, totals, tf.cast(tf.shape(flat)[0], tf.float32))
 
 
 class Classic:
     """Content and style of one picture; `step` is an iteration, `loss` the total of an image."""
 
-    def __init__(self, weights, settings, content, style):
-        """settings: resolved ones; content, style: float32 [1, H, W, 3] in 0..255."""
-        self.settings = settings
-        layers = {*settings.content_layers, *settings.style_layers}
-        self.model = build_model(weights, layers, settings.pooling)
-        self.content = {x: self.model(content)[x] for x in settings.content_layers}
-        self.style = {x: gram_matrix(self.model(style)[x]) for x in settings.style_layers}
+    def __init__(self, model, settings, content, style):
+        """model: of networks.feature_extractor; settings: resolved ones, whose layers all have the
+        weight 1; content, style: float32 [1, H, W, 3] in 0..255."""
+        self.settings, self.model = settings, model
+        self.distance = losses.STYLE_LOSSES[settings.style_loss]
+        self.targets = nst.take_targets(model, settings, content, [style])
         self.image = tf.Variable(content)
         self.optimizer = keras.optimizers.Adam(5.0, beta_1=0.99, epsilon=0.1)
         self.optimizer.build([self.image])
@@ -56,8 +36,13 @@ class Classic:
 
     def loss(self, image):
         settings, features = self.settings, self.model(image)
-        content = [tf.reduce_mean((features[x] - p) ** 2) for x, p in self.content.items()]
-        style = [tf.reduce_mean((gram_matrix(features[x]) - a) ** 2) for x, a in self.style.items()]
+        content = [
+            tf.reduce_mean((features[x] - p) ** 2) for x, p in self.targets["content"].items()
+        ]
+        style = [
+            target.weight * self.distance(sums(features[x]), target.sums)
+            for x, (target,) in self.targets["style"].items()
+        ]
         vertical = tf.reduce_mean((image[:, 1:] - image[:, :-1]) ** 2)
         horizontal = tf.reduce_mean((image[:, :, 1:] - image[:, :, :-1]) ** 2)
         return (

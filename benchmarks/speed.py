@@ -66,13 +66,21 @@ def seconds(function) -> float:
 
 def gflop(network: str, size: int, settings: nst.Settings) -> float:
     """Of a step's convolutions: two operations a multiplication, forward and back as many."""
-    height, width, total = size * 3 // 4, size, 0
-    layers = networks.layer_weights(network, settings.content_layers + settings.style_layers)
-    shapes = networks.NETWORKS[network].shapes
-    deepest = max(list(shapes).index(layer) for layer in layers)
-    for name, shape in list(shapes.items())[: deepest + 1]:
-        halvings = 2 ** (networks.VGG.block(name) - 1)
-        total += (height // halvings) * (width // halvings) * np.prod(shape)
+    layers, shapes = networks.used_layers(settings), networks.NETWORKS[network].shapes
+    if network == "small":  # at each level, what is wanted and what comes before it
+        numbers = [(int(x[5]), int(x[-1])) for x in layers]
+        deepest = {level: max(c for at, c in numbers if at == level) for level, _ in numbers}
+        passes = [
+            (f"conv{c}", k + c - 2) for k, most in deepest.items() for c in range(1, most + 1)
+        ]
+    else:
+        names = list(shapes)
+        last = max(names.index(layer) for layer in layers)
+        passes = [(name, networks.VGG.block(name) - 1) for name in names[: last + 1]]
+    total = sum(
+        (size * 3 // 4 // 2**halvings) * (size // 2**halvings) * np.prod(shapes[name])
+        for name, halvings in passes
+    )
     return 2 * 2 * total / 1e9
 
 
@@ -89,6 +97,12 @@ def matmul_rates() -> str:
 def textured(size: int) -> "tf.Tensor":
     """Some image, [1, H, W, 3]; what is on it makes no difference to the time."""
     return tf.constant(images.load(PAIRS[-1][0], size)[np.newaxis, : size * 3 // 4])
+
+
+def plain_model(settings: nst.Settings, weights=None) -> "tf.keras.Model":
+    """The network of resolved settings, not compiled."""
+    layers = networks.used_layers(settings)
+    return networks.feature_extractor(settings.network, layers, settings.pooling, weights)
 
 
 class Ours:
@@ -116,15 +130,15 @@ class Eager:
 
     def __init__(self, network, weights, size, settings):
         image = textured(size)
-        weights = networks.read_weights(weights, network)
-        self.classic = Classic(weights, settings, image, image[:, ::-1])
+        model = plain_model(settings, weights)
+        self.classic = Classic(model, settings, image, image[:, ::-1])
 
     def seconds_per_step(self, steps: int) -> float:
         return float(np.median([seconds(self.classic.step) for _ in range(steps)]))
 
 
 def torch_steps(network, weights, size, settings) -> dict:
-    """The same step in PyTorch, by name: float32 in both of its layouts, and bfloat16."""
+    """The same step of VGG in PyTorch, by name: float32 in both of its layouts, and bfloat16."""
     import torch
     from torch.nn import functional
 
@@ -215,8 +229,9 @@ def steps(quick: bool) -> None:
             auto = Ours(network, weights, size, "auto")
             if auto.settings.precision != "float32":
                 programs[f"compiled, {auto.settings.precision} (auto)"] = auto
-            with contextlib.suppress(ImportError):
-                programs |= torch_steps(network, weights, size, compiled.settings)
+            if network != "small":
+                with contextlib.suppress(ImportError):
+                    programs |= torch_steps(network, weights, size, compiled.settings)
             for program in programs.values():
                 program.seconds_per_step(1)
             times = {name: [] for name in programs}
@@ -237,15 +252,15 @@ def steps(quick: bool) -> None:
 # Time to the classic loop's final loss
 
 
-def losses_of_classic(content, style, settings, weights, count: int):
+def losses_of_classic(content, style, settings, model, count: int):
     """What it ends with: its loss, and that of its best image with nst.py's margin; its time."""
     pictures = [images.load(path, settings.size) for path in (content, style)]
-    plain = Classic(weights, settings, *(x[np.newaxis] for x in pictures))
+    plain = Classic(model, settings, *(x[np.newaxis] for x in pictures))
     step_seconds = float(np.median([seconds(plain.step) for _ in range(20)]))
     plain.descend = tf.function(plain.descend)  # the same numbers sooner
     for _ in range(count - 20):
         plain.step()
-    framed = Classic(weights, settings, scales.with_margin(pictures[0]), pictures[1][np.newaxis])
+    framed = Classic(model, settings, scales.with_margin(pictures[0]), pictures[1][np.newaxis])
     framed.loss, plain.loss = tf.function(framed.loss), tf.function(plain.loss)
     target = float(framed.loss(tf.constant(scales.with_margin(plain.best[0]))))
     return plain, framed, target, count * step_seconds
@@ -273,17 +288,17 @@ def time_to_loss(content, style, settings, plain, framed, target):
 def loss(quick: bool) -> None:
     size, count, pairs = (256, 100, PAIRS[:1]) if quick else (512, 1000, PAIRS)
     small = nst.Settings(network="small", size=size, precision="float32").resolved()
-    weights = networks.read_weights(networks.find_weights("small"), "small")
+    model = plain_model(small)
     runs = {
         "Adam": {"scales": 1, "num_iter": count // 5, "learning_rate": 10},
         "L-BFGS": {"scales": 1, "num_iter": count // 8, "optimizer": "lbfgs"},
         "coarse to fine": {"num_iter": count // 5, "learning_rate": 10},
-        "defaults": {"num_iter": count},
+        "defaults": {"num_iter": count * 3 // 10},
     }
     print("## Time to the loss with which the classic loop ends\n", flush=True)
     times, rows = {name: [] for name in runs}, []
     for content, style in pairs:
-        plain, framed, target, classic = losses_of_classic(content, style, small, weights, count)
+        plain, framed, target, classic = losses_of_classic(content, style, small, model, count)
         row = [f"{content.stem} x {style.stem}", f"{classic:.0f}"]
         for name, chosen in runs.items():
             settings = nst.Settings(network="small", size=size, **chosen)
@@ -351,8 +366,9 @@ def whole(quick: bool) -> None:
         rows.append([f"start-up of `{network}`", f"{all_of_it - iterations:.1f}"])
     size, count = (256, 100) if quick else (512, 1000)
     for network in ("small",) if quick else ("small", "vgg19"):
-        all_of_it, _, _ = command(network, size, "-n", str(count))
-        rows.append([f"`--network {network} --size {size} -n {count}`", f"{all_of_it:.0f}"])
+        own = networks.NETWORKS[network].num_iter * count // 1000
+        all_of_it, _, _ = command(network, size, "-n", str(own))
+        rows.append([f"`--network {network} --size {size} -n {own}`", f"{all_of_it:.0f}"])
     print_table(["", "seconds"], rows)
 
 

@@ -111,12 +111,13 @@ def importable(function: Callable) -> Callable:
 
 
 @contextlib.contextmanager
-def progress(num_iter: int, print_every: int):
+def progress(print_every: int):
     """A function that shows each nst.Step, by a bar on a terminal and by lines in the log."""
     with progress_bar() as bar:
         bar.set_description("tracing")  # which comes before the first step, and takes seconds
 
         def show(step):
+            num_iter = step.settings.num_iter
             if step.iteration % print_every == 0 or step.iteration == num_iter:
                 parts = "  ".join(f"{name} {value:.3e}" for name, value in step.losses.items())
                 log.info("%6d  %s  %.1f s", step.iteration, parts, step.seconds)

@@ -34,6 +34,16 @@ class Sums(NamedTuple):
         """The Gram matrix, [C, C]."""
         return self.products / self.count
 
+    @property
+    def mean(self) -> "tf.Tensor":
+        """The mean activation μ, [C]."""
+        return self.totals / self.count
+
+    @property
+    def covariance(self) -> "tf.Tensor":
+        """The covariance Σ of the activations, [C, C]."""
+        return self.gram - self.mean[:, tf.newaxis] * self.mean
+
 
 def sums(features: "tf.Tensor", mask: "tf.Tensor | None" = None) -> Sums:
     """The sums of an activation, [1, H, W, C] in any precision, under a mask, [1, H, W, 1]."""
@@ -90,8 +100,79 @@ def gram_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     return style_loss(found.gram, wanted.gram)
 
 
+# Distances that are relative to the style's own variance are of the order of 0.1. So many times
+# that is of the order of VGG's un-normalized Gram loss: the default weights fit both.
+RELATIVE = 5e8
+TINY = 1e-6  # what stands for the variance of a style that has none
+
+
+def covariance_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
+    """½·‖Σ - Σₜ‖² / ‖Σₜ‖² + ½·‖μ - μₜ‖² / tr Σₜ, times RELATIVE: mean and covariance apart.
+
+    Both [C, C] and [C]. The Gram matrix is Σ + μμᵀ, in which a large mean hides the covariance;
+    apart, as in Li et al., "Demystifying Neural Style Transfer" (IJCAI 2017), each has its say.
+    """
+    target = wanted.covariance
+    spread = tf.reduce_sum(tf.math.squared_difference(found.covariance, target))
+    shift = tf.reduce_sum(tf.math.squared_difference(found.mean, wanted.mean))
+    spread /= tf.reduce_sum(target**2) + TINY
+    return RELATIVE / 2 * (spread + shift / (tf.linalg.trace(target) + TINY))
+
+
+def wasserstein_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
+    """(‖μ - μₜ‖² + tr Σ + tr Σₜ - 2 tr (ΣΣₜ)^½) / tr Σₜ, times RELATIVE.
+
+    The squared 2-Wasserstein distance of two Gaussians (Olkin and Pukelsheim, 1982), over the
+    style's variance: what it costs to move the one cloud of activations, [H·W, C], onto the other.
+    The covariance loss sees little but the directions of largest variance; here all count.
+    (ΣΣₜ)^½ has the trace of M^½, M = LᵀΣL, where Σₜ = LLᵀ; M stays symmetric.
+    """
+    target = _regular(wanted.covariance)
+    root = tf.linalg.cholesky(target)
+
+    @tf.custom_gradient
+    def overlap(covariance):
+        """tr (ΣΣₜ)^½"""
+        square, inverse = _square_roots(tf.matmul(root, covariance @ root, transpose_a=True))
+
+        def gradient(upstream):  # ½·L M^-½ Lᵀ, without going back through the iterations
+            return upstream / 2 * tf.matmul(root @ inverse, root, transpose_b=True)
+
+        return tf.linalg.trace(square), gradient
+
+    covariance, variance = _regular(found.covariance), tf.linalg.trace(target)
+    shift = tf.reduce_sum(tf.math.squared_difference(found.mean, wanted.mean))
+    spread = tf.linalg.trace(covariance) + variance - 2 * overlap(covariance)
+    return RELATIVE * (shift + spread) / variance
+
+
+def _regular(covariance: "tf.Tensor") -> "tf.Tensor":
+    """A covariance, [C, C], that has an inverse: with a ten-thousandth of its variance everywhere,
+    for there are often fewer positions than channels."""
+    channels = covariance.shape[0]
+    floor = 1e-4 * tf.linalg.trace(covariance) / channels + TINY
+    return covariance + floor * tf.eye(channels)
+
+
+def _square_roots(matrix: "tf.Tensor", iterations: int = 14) -> tuple["tf.Tensor", "tf.Tensor"]:
+    """M^½ and M^-½ of a positive definite matrix, [C, C], by Newton and Schulz's iteration.
+
+    Higham, "Functions of Matrices" (2008), eq. 6.35: products only, which any device does fast.
+    """
+    identity, norm = tf.eye(matrix.shape[0]), tf.norm(matrix)
+    root, inverse = matrix / norm, identity
+    for _ in range(iterations):
+        step = 1.5 * identity - 0.5 * inverse @ root
+        root, inverse = root @ step, step @ inverse
+    return root * tf.sqrt(norm), inverse / tf.sqrt(norm)
+
+
 # From the sums of the picture and the sums wanted to a scalar, by the name that --style_loss takes.
-STYLE_LOSSES: dict[str, Callable[[Sums, Sums], "tf.Tensor"]] = {"gram": gram_distance}
+STYLE_LOSSES: dict[str, Callable[[Sums, Sums], "tf.Tensor"]] = {
+    "gram": gram_distance,
+    "covariance": covariance_distance,
+    "wasserstein": wasserstein_distance,
+}
 
 
 class Wanted(NamedTuple):
@@ -103,20 +184,24 @@ class Wanted(NamedTuple):
 
 
 def wanted_sums(
-    samples: Sequence[Sums], blend: Sequence[float], masks: "Sequence[tf.Tensor]" = ()
+    samples: Sequence[Sums],
+    blend: Sequence[float],
+    masks: "Sequence[tf.Tensor]" = (),
+    strength: float = 1.0,
 ) -> list[Wanted]:
     """What the sums of a layer are to be like, of those of each style: said here for all distances.
 
     blend: the weight of each style; masks: where each is to be, [1, h, w, 1] in 0..1 at the
     layer's size. Without masks the styles are mixed: the blend-weighted mean of their sums, each
     over its count. With masks each has a distance of its own, weighted by the blend and by its
-    area, so that a style is as strong in a small place as in a large one.
+    area, so that a style is as strong in a small place as in a large one. `strength`: the weight of
+    the layer.
     """
     shares = np.asarray(blend, np.float64)
     shares = (shares / shares.sum()).astype(np.float32)
     if masks:
         weights = [
-            share * tf.reduce_mean(mask**2)
+            share * tf.reduce_mean(mask**2) * strength
             for share, mask in zip(shares * len(masks), masks, strict=True)
         ]
         zipped = zip(samples, weights, masks, strict=True)
@@ -127,7 +212,7 @@ def wanted_sums(
 
     products = mean([one.products / one.count for one in samples])
     totals = mean([one.totals / one.count for one in samples])
-    return [Wanted(Sums(products, totals, tf.constant(1.0)), tf.constant(1.0))]
+    return [Wanted(Sums(products, totals, tf.constant(1.0)), tf.constant(strength, tf.float32))]
 
 
 def layer_style_loss(

@@ -37,6 +37,12 @@ class Network:
     style_layers: tuple[str, ...]
     style_loss: str = "gram"
     pooling: str
+    num_iter: int = 1000
+    learning_rate: float = 5.0  # of Adam, in grey levels
+    init_noise: float = 0.0
+    # Style layers of fewer positions across are left out: so few tell more of where things are in
+    # the painting than of its manner, and would bring its figures into the picture.
+    least_positions: int = 1
     weights: str  # an address to download from, or a file in this folder
     md5: str = ""  # of what is downloaded
 
@@ -45,8 +51,13 @@ class Network:
         """The kernel shape of each layer by name, first to last."""
         raise NotImplementedError
 
+    @property
+    def layers(self) -> list[str]:
+        """The names of the layers, first to last."""
+        return list(self.shapes)
+
     def keras_name(self, name: str) -> str:
-        """The name of a layer in `shapes`, of whatever else it may be called."""
+        """The name of a layer in `layers`, of whatever else it may be called."""
         return name.strip()
 
     def build(
@@ -107,14 +118,13 @@ class VGG(Network):
         precision: str,
     ) -> "tf.keras.Model":
         keras = tf.keras
-        pool = {"max": keras.layers.MaxPooling2D, "avg": keras.layers.AveragePooling2D}[pooling]
         # A network of convolutions and ReLUs scales with its input, if the biases do.
         scale = FLOAT16_SCALE if precision == "float16" else 1
         image = keras.Input([None, None, 3], dtype="float32", name="image")
         x, activations, block = (image - MEAN) / scale, {}, 1
         for name, shape in self.shapes.items():
             if self.block(name) > block:
-                x = pool(2, dtype=precision, name=f"block{block}_pool")(x)
+                x = pooled(x, pooling, dtype=precision, name=f"block{block}_pool")
                 block = self.block(name)
             layer = keras.layers.Conv2D(
                 shape[-1], 3, padding="same", activation="relu", dtype=precision, name=name
@@ -130,6 +140,94 @@ class VGG(Network):
         if scale > 1:
             outputs = {x: keras.ops.cast(y, "float32") * scale for x, y in outputs.items()}
         return keras.Model(image, outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pyramid(Network):
+    """A shallow network on every level of a Gaussian pyramid, so that the filters that see a stroke
+    four pixels wide also see one of sixty.
+
+    After Snelgrove, "High-Resolution Multi-Scale Neural Texture Synthesis" (SIGGRAPH Asia 2017).
+    A level is half the size of the one before; its layers are level1_conv1, level1_conv2, ...
+    """
+
+    levels: int
+    channels: tuple[int, ...]  # of each layer
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The kernel shape of each layer by name, first to last; all levels have the same."""
+        depths = (3, *self.channels)
+        return {
+            f"conv{c}": (3 if c > 1 else 5,) * 2 + depths[c - 1 : c + 1]
+            for c in range(1, len(depths))
+        }
+
+    @property
+    def layers(self) -> list[str]:
+        levels = range(1, self.levels + 1)
+        return [f"level{level}_{name}" for level in levels for name in self.shapes]
+
+    def activations(self, layers: Sequence[str]) -> float:
+        deepest = max((self.layers.index(layer) for layer in layers), default=0)
+        each = [(channels, 4**depth) for depth, channels in enumerate(self.channels)]
+        counts = [x / y / 4**level for level in range(self.levels) for x, y in each]
+        return 2 * sum(counts[: deepest + 1])  # each again, padded, to be blurred
+
+    def build(
+        self,
+        kernels: dict[str, list[np.ndarray]],
+        layers: Sequence[str],
+        pooling: str,
+        precision: str,
+    ) -> "tf.keras.Model":
+        keras = tf.keras
+        convolutions = {}
+        for name, shape in self.shapes.items():
+            convolutions[name] = keras.layers.Conv2D(
+                shape[-1], shape[0], padding="same", activation="relu", dtype=precision, name=name
+            )
+            convolutions[name].build([None, None, None, shape[2]])
+            convolutions[name].set_weights(kernels[name])
+        image = keras.Input([None, None, 3], dtype="float32", name="image")
+        level, activations = (image - 128) / 64, {}
+        for number in range(1, self.levels + 1):
+            level = halved(level) if number > 1 else level
+            x = level
+            for name, convolution in convolutions.items():
+                if name != "conv1":
+                    x = pooled(x, pooling, dtype=precision, padding="same")
+                x = activations[f"level{number}_{name}"] = convolution(x)
+        return keras.Model(image, {name: activations[name] for name in layers})
+
+
+POOLINGS = ("max", "avg", "blur")
+
+
+def pooled(features, pooling: str, **options):
+    """[1, H, W, C] at half the size; options: of a Keras pooling layer."""
+    if pooling == "blur":
+        return halved(features)
+    layers = {"max": tf.keras.layers.MaxPooling2D, "avg": tf.keras.layers.AveragePooling2D}
+    return layers[pooling](2, **options)(features)
+
+
+def halved(image):
+    """[1, H, W, C] at half the size, [1, ⌈H/2⌉, ⌈W/2⌉, C], float32, without aliasing.
+
+    Burt and Adelson, "The Laplacian Pyramid as a Compact Image Code" (1983): blurred with binomial
+    weights, every other pixel taken. Pooling without blurring leaves a grain in stylized pictures.
+    """
+    keras = tf.keras
+    binomial = np.array([1, 4, 6, 4, 1]) / 16
+    kernel = np.broadcast_to(
+        np.outer(binomial, binomial)[:, :, np.newaxis], (5, 5, image.shape[-1])
+    )
+    blur = keras.layers.DepthwiseConv2D(5, strides=2, use_bias=False, dtype="float32")
+    padded = keras.layers.ZeroPadding2D(2, dtype="float32")(image)
+    blur.build(padded.shape)
+    blur.set_weights([kernel[..., np.newaxis]])
+    return blur(padded)
 
 
 MEAN = np.array([123.68, 116.779, 103.939], np.float32)  # the mean colour of ImageNet, RGB
@@ -151,12 +249,22 @@ NETWORKS = {
         weights=IMAGENET + "vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
         md5="6d6bbae143d832006294945121d1f1fc",
     ),
-    # A quarter of VGG19's channels, trained on photographs by training/train_small.py.
-    "small": VGG(
-        blocks=((16, 2), (32, 2), (64, 4), (128, 4), (128, 4)),
-        content_layers=("block3_conv2",),
-        style_layers=STYLE_LAYERS,
-        pooling="avg",
+    # Its filters are found in photographs by training/learn_small.py.
+    "small": Pyramid(
+        levels=5,
+        channels=(64, 96, 128),
+        content_layers=("level1_conv2",),
+        style_layers=(
+            *(f"level{level}_conv1" for level in range(1, 6)),
+            *(f"level{level}_conv2" for level in range(1, 5)),
+            *(f"level{level}_conv3" for level in range(1, 4)),
+        ),
+        style_loss="wasserstein",
+        pooling="blur",
+        num_iter=300,
+        learning_rate=10.0,
+        init_noise=0.1,
+        least_positions=20,
         weights="small.h5",
     ),
 }
@@ -171,7 +279,7 @@ def layer_name(network: str, name: str) -> str:
 
     Raises UserError where the network has no such layer.
     """
-    keras_name, names = NETWORKS[network].keras_name(name), list(NETWORKS[network].shapes)
+    keras_name, names = NETWORKS[network].keras_name(name), NETWORKS[network].layers
     if keras_name not in names:
         raise UserError(
             f"{network} has no layer {name!r}; its layers are {names[0]} to {names[-1]}"
@@ -367,7 +475,7 @@ def read_weights(path: str | Path, network: str) -> dict[str, list[np.ndarray]]:
 
     def visit(name, item):  # sees each array once, and none behind a link out of the file
         # Keras names layers block1_conv1/.../kernel, or, in .weights.h5, layers/conv2d_7/vars/0.
-        layer = re.search(r"[a-z]+\d_conv\d|conv2d(_\d+)?", name)
+        layer = re.search(r"[a-z]+\d_conv\d|conv2d(_\d+)?|conv\d", name)
         if not layer or name.startswith("optimizer"):  # which holds tensors like them
             return
         if isinstance(item, h5py.Dataset) and item.ndim in (1, 4):

@@ -82,11 +82,17 @@ class Settings:
     tells what that was.
     """
 
-    num_iter: int = option(
-        1000, "iterations", "-n", at_least=1, at_most=1_000_000_000, group="how to optimize"
+    num_iter: int | None = option(
+        *(None, "iterations; of small 300, else 1000", "-n"),
+        type=int,
+        at_least=1,
+        at_most=1_000_000_000,
+        group="how to optimize",
     )
-    learning_rate: float = option(
-        5.0, "initial learning rate of Adam, in grey levels", "-l", above=0
+    learning_rate: float | None = option(
+        *(None, "of Adam at the start, in grey levels; of small 10, else 5", "-l"),
+        type=float,
+        above=0,
     )
     optimizer: str = option("adam", "what changes the pixels", one_of=OPTIMIZERS)
     tolerance: float = option(0.0, "end a scale when 50 iterations gain less than this", at_least=0)
@@ -121,7 +127,9 @@ class Settings:
         "style", "whose colours; match: both alike", one_of=("style", "content", "match")
     )
     init: str = option("content", "where to start: content, style, noise or an image file")
-    init_noise: float = option(0.0, "share of noise at the start", at_least=0, at_most=1)
+    init_noise: float | None = option(
+        None, "share of noise at the start; of small 0.1", type=float, at_least=0, at_most=1
+    )
     seed: int = option(0, "the same seed gives the same picture on the same machine", at_least=0)
     network: str = option(
         "vgg19", "small is bundled, and fast", one_of=networks.NETWORKS, group="what to see it with"
@@ -129,7 +137,7 @@ class Settings:
     weights: str | None = option(None, "weights file of that network (.h5 or .weights.h5)")
     content_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
     style_layers: tuple[str, ...] | None = option(None, "name or name=weight", nargs="+")
-    pooling: str | None = option(None, "pooling in the network", one_of=("max", "avg"))
+    pooling: str | None = option(None, "pooling in the network", one_of=networks.POOLINGS)
 
     def __post_init__(self):
         for name in ("style_blend", "mask", "content_layers", "style_layers"):
@@ -166,12 +174,15 @@ class Settings:
         if precision == "auto":
             exact = self.optimizer in NEED_FLOAT32
             precision = "float32" if exact else networks.best_precision()
+        own = ("num_iter", "learning_rate", "style_loss", "init_noise", "pooling")
+        unset = {name: getattr(network, name) for name in own if getattr(self, name) is None}
+        if "init_noise" in unset and self.init != "content":
+            unset["init_noise"] = 0.0  # an earlier result loses nothing, and noise needs no more
         return dataclasses.replace(
             self,
+            **unset,
             content_layers=named(self.content_layers or network.content_layers),
             style_layers=named(self.style_layers or network.style_layers),
-            style_loss=self.style_loss or network.style_loss,
-            pooling=self.pooling or network.pooling,
             scales=scales if self.scales == "auto" else self.scales,
             precision=precision,
         )

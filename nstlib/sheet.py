@@ -11,7 +11,7 @@ from nstlib import UserError, images
 Picture = str | os.PathLike | np.ndarray
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-TILE = 320  # width of a tile in pixels, less where the sheet would exceed
+TILE = 480  # width of a tile in pixels, less where the sheet would exceed
 SHEET = 6000, 16000  # this width and height; WebP ends at 16383
 GAP, LABEL = 1 / 40, 1 / 9  # in widths of a tile
 

@@ -3,10 +3,11 @@
 
     python rsc/make_figures.py [NAME ...]
 
-Everything by default, some ten minutes on a CPU; or what is named: example, matrix, weights,
-textures, or one of CONTROLS.
+Everything by default, half an hour on a CPU; or what is named: example, matrix, weights, textures,
+or one of CONTROLS.
 """
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -29,8 +30,9 @@ def style(name: str) -> Path:
     return EXAMPLES / f"style/{name}.jpg"
 
 
+@functools.cache  # the defaults are in many figures
 def paint(content: str, *styles: str, **settings) -> np.ndarray:
-    settings = {"network": "small", "size": 360, "num_iter": 450, **settings}
+    settings = {"network": "small", "num_iter": 150, **settings}
     sources = EXAMPLES / f"content/{content}.jpg", [style(name) for name in styles]
     return nst.stylize(*sources, nst.Settings(**settings)).image
 
@@ -42,14 +44,14 @@ def save(name: str, *rows) -> None:
 
 def example() -> None:
     """README's first picture: content, style and result of its first command."""
-    result = paint("temple", "circles", size=512, num_iter=1000)
-    save("example", [(x, "") for x in (EXAMPLES / "content/temple.jpg", style("circles"), result)])
+    result = paint("astronaut", "strokes", num_iter=300)
+    save("example", [(x, "") for x in (EXAMPLES / "content/astronaut.jpg", style("strokes"), result)])
 
 
 def matrix() -> None:
     """Every example content (rows) in every example style (columns), as README says."""
     options = "-c examples/content -s examples/style -r rsc/results_matrix.jpg"
-    options += " --network small --size 320 -n 450"
+    options += " --network small -n 150"
     subprocess.run([sys.executable, "nst.py", *options.split()], cwd=ROOT, check=True)
     shutil.rmtree(HERE / "results_matrix")
 
@@ -62,7 +64,9 @@ def weights() -> None:
         "style_weight": (1e-3, 1e-2, 1e-1),
         "tv_weight": (0.0, 1e2, 1e3),
     }.items():
-        pictures = [paint("astronaut", "circles", **{name: value}) for value in values]
+        default = nst.Settings().__dict__[name]
+        changes = [{} if value == default else {name: value} for value in values]
+        pictures = [paint("astronaut", "flowers", **change) for change in changes]
         labels = [f"--{name} {value:g}" for value in values]
         rows.append(list(zip(pictures, labels, strict=True)))
     save("weights", *rows)
@@ -71,7 +75,7 @@ def weights() -> None:
 def textures() -> None:
     """Each example style (above) and what its Gram matrices alone make of noise (below)."""
     styles = sorted(EXAMPLES.glob("style/*.jpg"))
-    options = {"size": 320, "num_iter": 1000, "init": "noise", "content_weight": 0.0}
+    options = {"init": "noise", "content_weight": 0.0}
     results = [paint("temple", x.stem, **options) for x in styles]
     save("textures", *([(x, "") for x in row] for row in (styles, results)))
 
@@ -102,12 +106,16 @@ CONTROLS = {
     "style_scale": (("coffee", "circles"), *({"style_scale": x} for x in (0.5, 1.0, 2.0))),
     "layers": (
         ("temple", "strokes"),
-        {"style_layers": ("conv1_1", "conv2_1")},
-        {"style_layers": ("conv1_1", "conv3_1=4")},
-        {"style_layers": ("conv4_1", "conv5_1")},
-        {"content_layers": ("conv5_2",)},
+        {"style_layers": ("level1_conv1", "level2_conv1")},
+        {"style_layers": ("level3_conv1", "level4_conv1", "level5_conv1")},
+        {"style_layers": ("level1_conv3", "level2_conv3", "level3_conv3")},
+        {"content_layers": ("level3_conv2",)},
     ),
-    "pooling": (("cat", "flowers"), {"pooling": "avg"}, {"pooling": "max"}),
+    "pooling": (("cat", "flowers"), {"pooling": "blur"}, {"pooling": "avg"}, {"pooling": "max"}),
+    "style_loss": (
+        ("cat", "glass"),
+        *({"style_loss": x} for x in ("gram", "covariance", "wasserstein")),
+    ),
     "colors": (
         ("astronaut", "wave"),
         *({"colors": x} for x in ("style", "match", "content")),
@@ -115,10 +123,10 @@ CONTROLS = {
     "mask": (("temple", "ink", "circles"),),
     "reconstruction": (
         ("rocket", "flowers"),
-        {"content_layers": ("conv2_2",), "style_weight": 0.0, "init": "noise"},
-        {"content_layers": ("conv4_2",), "style_weight": 0.0, "init": "noise"},
-        {"style_layers": ("conv1_1",), "content_weight": 0.0, "init": "noise"},
-        {"style_layers": ("conv1_1", "conv3_1"), "content_weight": 0.0, "init": "noise"},
+        {"content_layers": ("level1_conv2",), "style_weight": 0.0, "init": "noise"},
+        {"content_layers": ("level3_conv2",), "style_weight": 0.0, "init": "noise"},
+        {"style_layers": ("level1_conv1",), "content_weight": 0.0, "init": "noise"},
+        {"style_layers": ("level1_conv1", "level3_conv1"), "content_weight": 0.0, "init": "noise"},
     ),
     "optimizer": (
         ("cat", "strokes"),
@@ -158,7 +166,7 @@ def control(name: str) -> None:
 def timelapse() -> None:
     """An animation of a run, and its loss curves."""
     command = "nst.py -c examples/content/coffee.jpg -s examples/style/wave.jpg --network small"
-    command += " --size 320 --timelapse rsc/timelapse.webp --plot rsc/plot.png -r"
+    command += " --size 480 --timelapse rsc/timelapse.webp --plot rsc/plot.png -r"
     with tempfile.TemporaryDirectory() as folder:
         argv = [sys.executable, *command.split(), f"{folder}/out.png"]
         subprocess.run(argv, cwd=ROOT, check=True)

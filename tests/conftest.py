@@ -1,4 +1,4 @@
-"""What the tests share: small pictures, VGG and the losses in NumPy, and no way to the outside."""
+"""What the tests share: small pictures, networks and losses in NumPy, and no way to the outside."""
 
 import os
 import socket
@@ -82,37 +82,106 @@ def arguments(good, argv):
 
 
 def convolve(x, kernel, bias):
-    """3x3 over zero padding: [H, W, C], [3, 3, C, D], [D] -> [H, W, D]."""
-    windows = sliding_window_view(np.pad(x, ((1, 1), (1, 1), (0, 0))), (3, 3), axis=(0, 1))
+    """Over zero padding: [H, W, C], [k, k, C, D], [D] -> [H, W, D]."""
+    k = len(kernel)
+    border = k // 2, k // 2
+    windows = sliding_window_view(np.pad(x, (border, border, (0, 0))), (k, k), axis=(0, 1))
     return np.einsum("hwcij,ijcd->hwd", windows, np.float64(kernel), optimize=True) + bias
 
 
+def halve(x):
+    """Blurred by 1, 4, 6, 4, 1 over zero padding, every other pixel: [⌈H/2⌉, ⌈W/2⌉, C]."""
+    windows = sliding_window_view(np.pad(x, ((2, 2), (2, 2), (0, 0))), (5, 5), axis=(0, 1))
+    weights = np.array([1, 4, 6, 4, 1]) / 16
+    return np.einsum("hwcij,i,j->hwc", windows[::2, ::2], weights, weights, optimize=True)
+
+
 def pool(x, kind):
+    """Of cells of 2x2 pixels; at the border, of those that there are."""
+    if kind == "blur":
+        return halve(x)
     height, width, channels = x.shape
-    cells = x[: height // 2 * 2, : width // 2 * 2]
-    cells = cells.reshape(height // 2, 2, width // 2, 2, channels)
-    return cells.max(axis=(1, 3)) if kind == "max" else cells.mean(axis=(1, 3))
+    cells = np.pad(x, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=np.nan)
+    cells = cells.reshape(-(-height // 2), 2, -(-width // 2), 2, channels)
+    return (np.nanmax if kind == "max" else np.nanmean)(cells, axis=(1, 3))
 
 
 def activations(image, weights, pooling):
-    """All of VGG: the activations by layer name; `weights` are (kernel, bias) by layer name."""
-    x, block, found = np.float64(image)[..., ::-1] - BGR_MEAN, "block1", {}
+    """Of all layers of a network, VGG or the bundled one, by name.
+
+    `weights`: (kernel, bias) by the names in the file, which tell the kind of the network.
+    """
+    find = pyramid_activations if "conv1" in weights else vgg_activations
+    return find(np.float64(image), weights, pooling)
+
+
+def vgg_activations(image, weights, pooling):
+    x, block, found = image[..., ::-1] - BGR_MEAN, "block1", {}
     for name, (kernel, bias) in weights.items():
         if not name.startswith(block):
-            x, block = pool(x, pooling), name[:6]
+            whole = x[: len(x) // 2 * 2, : x.shape[1] // 2 * 2]
+            x, block = pool(x if pooling == "blur" else whole, pooling), name[:6]
         x = found[name] = np.maximum(convolve(x, kernel, bias), 0)
     return found
 
 
-def gram(features):
+def pyramid_activations(image, weights, pooling):
+    level, found = (image - 128) / 64, {}
+    for number in range(1, 6):
+        x = level
+        for name, (kernel, bias) in weights.items():
+            x = x if name == "conv1" else pool(x, pooling)
+            x = found[f"level{number}_{name}"] = np.maximum(convolve(x, kernel, bias), 0)
+        level = halve(level)
+    return found
+
+
+def moments(features, mask=None):
+    """Gram matrix and mean of [H, W, C]; under a mask T, [H, W, 1], positions weigh T²."""
     flat = np.float64(features).reshape(-1, features.shape[-1])
-    return np.einsum("pi,pj->ij", flat, flat, optimize=True) / len(flat)
+    weights = np.ones(len(flat)) if mask is None else np.float64(mask).ravel() ** 2
+    weights /= weights.sum()
+    return (flat.T * weights) @ flat, weights @ flat
 
 
-def guided_gram(features, mask):
-    """(T∘F)ᵀ(T∘F) / sum(T²); mask: [H, W, 1]"""
-    flat = (np.float64(features) * mask).reshape(-1, features.shape[-1])
-    return flat.T @ flat / np.sum(np.float64(mask) ** 2)
+def gram(features, mask=None):
+    return moments(features, mask)[0]
+
+
+def gram_distance(found, wanted):
+    return np.mean((found[0] - wanted[0]) ** 2)
+
+
+def covariance_distance(found, wanted):
+    (one, shift), (other, mean) = ((g - np.outer(m, m), m) for g, m in (found, wanted))
+    spread = np.sum((one - other) ** 2) / (np.sum(other**2) + 1e-6)
+    return 5e8 * (spread + np.sum((shift - mean) ** 2) / (np.trace(other) + 1e-6)) / 2
+
+
+def wasserstein_distance(found, wanted):
+    """By eigenvalues, of covariances with 1e-4 of their mean variance more in all directions."""
+
+    def regular(gram, mean):
+        covariance = gram - np.outer(mean, mean)
+        floor = 1e-4 * np.trace(covariance) / len(mean) + 1e-6
+        return covariance + floor * np.eye(len(mean))
+
+    one, other = regular(*found), regular(*wanted)
+    values, vectors = np.linalg.eigh(other)
+    root = vectors * np.sqrt(values) @ vectors.T
+    overlap = np.sqrt(np.linalg.eigvalsh(root @ one @ root).clip(0)).sum()
+    spread = np.trace(one) + np.trace(other) - 2 * overlap
+    return 5e8 * (np.sum((found[1] - wanted[1]) ** 2) + spread) / np.trace(other)
+
+
+DISTANCES = {  # of (Gram matrix, mean) and those wanted, by the name of the style loss
+    "gram": gram_distance,
+    "covariance": covariance_distance,
+    "wasserstein": wasserstein_distance,
+}
+# How far from these the program may be, relatively, in float32. It takes square roots by a few
+# steps of an iteration: enough where the two activations are not nearly alike.
+EXACT = {"gram": 1e-4, "covariance": 1e-3, "wasserstein": 3e-2}
 
 
 def total_variation(image):
@@ -144,20 +213,23 @@ def weighted_losses(image, content, styles, settings, weights, **how):
     blend /= blend.sum()
     pictures = (image, content, *styles)
     seen, wanted, *samples = (activations(x, weights, settings.pooling) for x in pictures)
+    distance = DISTANCES[settings.style_loss]
+    if settings.network == "small":  # layers that see the picture in less than 20 rows are left out
+        wide = {x: w for x, w in style_layers.items() if min(seen[x].shape[:2]) >= 20}
+        style_layers = wide or style_layers
 
     def average(loss, layers):
         return sum(w * loss(x) for x, w in layers.items()) / sum(layers.values())
 
     def style_loss(layer):
-        grams = [gram(sample[layer]) for sample in samples]
-        features = seen[layer]
+        targets, features = [moments(sample[layer]) for sample in samples], seen[layer]
         if masks is None:
-            mixed = sum(share * g for share, g in zip(blend, grams, strict=True))
-            return np.mean((gram(features) - mixed) ** 2)
+            mixed = [np.tensordot(blend, x, 1) for x in map(np.array, zip(*targets, strict=True))]
+            return distance(moments(features), mixed)
         loss = 0
-        for mask, share, g in zip(masks, blend * len(masks), grams, strict=True):
+        for mask, share, target in zip(masks, blend * len(masks), targets, strict=True):
             mask = shrink(mask, *features.shape[:2])[..., None]
-            loss += share * np.mean(mask**2) * np.mean((guided_gram(features, mask) - g) ** 2)
+            loss += share * np.mean(mask**2) * distance(moments(features, mask), target)
         return loss
 
     parts = {
@@ -169,9 +241,8 @@ def weighted_losses(image, content, styles, settings, weights, **how):
     return {"total": sum(parts.values()), **parts}
 
 
-def style_distance(image, style, weights, pooling="avg"):
-    """How far apart the Gram matrices of block1_conv1 ... block5_conv1 of two images are."""
-    one, other = (activations(x, weights, pooling) for x in (image, style))
-    return np.mean(
-        [np.mean((gram(one[x]) - gram(other[x])) ** 2) for x in one if x.endswith("conv1")]
-    )
+def style_distance(image, style, weights):
+    """How far apart two images are in the first layer of each level of the bundled network."""
+    one, other = (activations(x, weights, "blur") for x in (image, style))
+    layers = [x for x in one if x.endswith("conv1") and min(one[x].shape[:2]) >= 8]
+    return np.mean([wasserstein_distance(moments(one[x]), moments(other[x])) for x in layers])

@@ -128,7 +128,7 @@ def test_help_has_groups_choices_and_examples(capsys):
     groups, _, examples = capsys.readouterr().out.partition("examples:\n")
     optimizing = groups.partition("how to optimize:")[2].partition("\n\n")[0]
     assert "--optimizer {adam,lbfgs}" in optimizing
-    assert "[1000]" in optimizing
+    assert "iterations; of small 300, else 1000" in optimizing
     assert "--size" not in optimizing
     assert "--network {vgg19,vgg16,small}" in groups
     examples = [shlex.split(line.partition("   ")[0]) for line in examples.strip().split("\n  ")]
@@ -185,8 +185,8 @@ VALUES = {
     "init_noise": 0.25,
     "network": "small",
     "weights": "own.h5",
-    "content_layers": ["conv2_1", "block2_conv2=0.5"],
-    "style_layers": ["conv1_1"],
+    "content_layers": ["level2_conv1", "level2_conv2=0.5"],
+    "style_layers": ["level1_conv1"],
     "pooling": "max",
     "style_loss": "gram",
     "seed": 5,

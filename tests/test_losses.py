@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import gram, guided_gram, total_variation
+from conftest import DISTANCES, EXACT, gram, moments, total_variation
 
 from nstlib import losses, tf
 
@@ -54,7 +54,7 @@ def test_guided_gram_matrix(shape):
     features = random(*shape)
     mask = np.random.default_rng(1).uniform(0, 1, (*shape[:2], 1)).astype(np.float32)
     value = losses.gram_matrix(tf.constant(features[None]), tf.constant(mask[None]))
-    close(value, guided_gram(features, mask))
+    close(value, gram(features, mask))
 
 
 def test_guided_gram_matrix_of_a_region():
@@ -95,9 +95,9 @@ def test_mean_and_covariance_of_sums(masked):
     found = losses.sums(*(tf.constant(x[None]) for x in arguments))
     flat, weights = features.reshape(-1, 4), mask.ravel() ** 2
     mean = np.average(flat, axis=0, weights=weights)
-    close((found.totals / found.count).numpy(), mean)
+    close(found.mean.numpy(), mean)
     covariance = np.cov(flat.T, aweights=weights, bias=True)
-    close(found.gram.numpy() - np.outer(mean, mean), covariance)
+    close(found.covariance.numpy(), covariance)
 
 
 def gradients(function, formula, *arguments):
@@ -184,6 +184,128 @@ def test_style_loss(channels):
 def test_style_loss_by_hand():
     one, other = np.float32([[1, 2], [2, 5]]), np.float32([[1, 0], [0, 8]])
     assert losses.style_loss(tf.constant(one), tf.constant(other)) == (4 + 4 + 9) / 4
+
+
+# Style losses by name, of the sums of two activations
+
+
+def activation(*shape, seed):
+    """What is rectified and varies more in some directions than in others."""
+    mixing = np.random.default_rng(seed).uniform(-1, 1, (shape[-1], shape[-1]))
+    return np.maximum(random(*shape, seed=seed) @ mixing + 20, 0)
+
+
+def compared(name, found, wanted, *mask):
+    """(loss, its gradient by the first activation), under a mask of it."""
+    found = tf.constant(found[None])
+    with tf.GradientTape() as tape:
+        tape.watch(found)
+        sums = losses.sums(found, *(tf.constant(np.float32(x[None])) for x in mask))
+        loss = losses.STYLE_LOSSES[name](sums, losses.sums(tf.constant(wanted[None])))
+    return float(loss), tape.gradient(loss, found).numpy()[0]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("channels", [1, 5, 48])
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances_and_their_gradients(name, channels, masked):
+    """Against the formula in float64 and its central differences."""
+    found, wanted = activation(17, 13, channels, seed=1), activation(11, 19, channels, seed=2)
+    mask = [np.random.default_rng(3).uniform(0, 1, (17, 13, 1))] if masked else []
+
+    def expected(features):
+        return DISTANCES[name](moments(features, *mask), moments(wanted))
+
+    loss, gradient = compared(name, found, wanted, *mask)
+    assert loss == pytest.approx(expected(found), rel=EXACT[name])
+    assert gradient.shape == found.shape
+    rng, found = np.random.default_rng(4), np.float64(found)
+    for direction in (gradient / np.abs(gradient).max(), rng.normal(size=found.shape)):
+        slope = (expected(found + 1e-3 * direction) - expected(found - 1e-3 * direction)) / 2e-3
+        scale = np.linalg.norm(gradient) * np.linalg.norm(direction)
+        assert np.sum(gradient * direction) == pytest.approx(slope, abs=EXACT[name] * scale)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", DISTANCES)
+def test_blends_and_masks(name, masked):
+    """Two styles, of 1 and 3 parts, of a layer of weight 2."""
+    found, one, other = (activation(17, 13, 5, seed=seed) for seed in range(3))
+    masks = np.random.default_rng(3).uniform(0, 1, (2, 17, 13, 1)) if masked else ()
+    guides = [tf.constant(np.float32(mask[None])) for mask in masks]
+    samples = [losses.sums(tf.constant(x[None])) for x in (one, other)]
+    wanted = losses.wanted_sums(samples, [1, 3], guides, 2.0)
+    sums = [losses.sums(tf.constant(found[None]), *target.mask) for target in wanted]
+    loss = losses.layer_style_loss(losses.STYLE_LOSSES[name], sums, wanted)
+    shares, targets = (0.25, 0.75), [moments(one), moments(other)]
+    if masked:
+        expected = sum(
+            2 * 2 * share * np.mean(mask**2) * DISTANCES[name](moments(found, mask), target)
+            for share, mask, target in zip(shares, masks, targets, strict=True)
+        )
+    else:
+        mixed = [0.25 * x + 0.75 * y for x, y in zip(*targets, strict=True)]
+        expected = 2 * DISTANCES[name](moments(found), mixed)
+    assert float(loss) == pytest.approx(expected, rel=EXACT[name])
+
+
+@pytest.mark.parametrize("name", ["covariance", "wasserstein"])
+def test_distances_by_hand(name):
+    """Of one channel: mean 3 and deviation 4 to mean 1 and deviation 2."""
+    found, wanted = np.float32([[[-1], [7]]]), np.float32([[[-1], [3]]])
+    hand = {"covariance": ((16 - 4) ** 2 / 4**2 + 2**2 / 4) / 2, "wasserstein": (2**2 + 2**2) / 4}
+    assert compared(name, found, wanted)[0] == pytest.approx(5e8 * hand[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distance_of_the_same(name):
+    """Whatever the order of the positions and their number: next to nothing, and less than that of
+    what is a little different."""
+    wanted = activation(11, 19, 16, seed=2)
+    found = np.tile(np.random.default_rng(0).permutation(wanted, axis=0), (2, 1, 1))
+    near, far = (compared(name, x, wanted)[0] for x in (found, 1.3 * found))
+    assert abs(near) < (0.05 if name == "wasserstein" else 1e-4) * far
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances_where_nothing_varies(name):
+    """Of a style of one colour, and of a picture of one: no division by zero, and a way out."""
+    flat, varied = np.full([9, 8, 6], 7, np.float32), activation(9, 8, 6, seed=1)
+    for found, wanted in ((varied, flat), (flat, varied), (flat, flat), (0 * flat, 0 * flat)):
+        loss, gradient = compared(name, found, wanted)
+        assert np.isfinite(loss)
+        assert np.isfinite(gradient).all()
+        assert loss >= -1e-3 * 5e8
+    assert compared(name, varied, flat)[0] > 100 * abs(compared(name, flat, flat)[0])
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances_of_half_precision(name):
+    """As exact as the activations are: their sums are made in float32."""
+    found, wanted = (activation(31, 33, 12, seed=seed) for seed in (1, 2))
+    with tf.GradientTape() as tape:
+        half = tf.cast(found[None], "bfloat16")
+        tape.watch(half)
+        loss = losses.STYLE_LOSSES[name](losses.sums(half), losses.sums(tf.constant(wanted[None])))
+    gradient = tape.gradient(loss, half)
+    assert (loss.dtype, gradient.dtype) == ("float32", "bfloat16")
+    rounded = tf.cast(half, "float32").numpy()[0]
+    exact = DISTANCES[name](moments(rounded), moments(wanted))
+    assert float(loss) == pytest.approx(exact, rel=EXACT[name])
+    _, expected = compared(name, rounded, wanted)
+    difference = tf.cast(gradient, "float32").numpy()[0] - expected
+    assert np.linalg.norm(difference) < 0.02 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distance_of_sums_of_parts(name):
+    """From the sums of tiles it is that of the whole."""
+    found, wanted = (activation(31, 33, 12, seed=seed)[None] for seed in (1, 2))
+    tiles = [losses.sums(tf.constant(found[:, rows])) for rows in (slice(0, 14), slice(14, 31))]
+    added = losses.Sums(*(tf.add_n(parts) for parts in zip(*tiles, strict=True)))
+    wanted = losses.sums(tf.constant(wanted))
+    whole = losses.STYLE_LOSSES[name](losses.sums(tf.constant(found)), wanted)
+    assert float(losses.STYLE_LOSSES[name](added, wanted)) == pytest.approx(float(whole), rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 3), (5, 7, 3), (33, 16, 3)])

@@ -58,7 +58,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         ({"network": "vgg19"}, {"network": "small"}),
         ({}, {"precision": "bfloat16"}),
         ({"optimizer": "lbfgs"}, {}),
-        ({}, {"style_layers": ("conv1_1",), "content_layers": ("conv1_1",)}),
+        ({}, {"style_layers": ("level1_conv1",), "content_layers": ("level1_conv1",)}),
         (
             {"network": "vgg19"},
             {"network": "vgg19", "style_weight": 0, "content_layers": ("conv2_1",)},

@@ -33,11 +33,11 @@ def values(field):
     limits = field.metadata
     if "one_of" in limits:
         return st.sampled_from([x for x in limits["one_of"] if x])
-    low = limits.get("at_least", limits.get("above"))
-    if isinstance(field.default, float):
+    low, kind = limits.get("at_least", limits.get("above")), limits.get("type", type(field.default))
+    if kind is float:
         above = "above" in limits
         return st.floats(low, limits.get("at_most", 1e30), exclude_min=above, allow_nan=False)
-    if isinstance(field.default, int):
+    if kind is int:
         return st.integers(low, limits.get("at_most", 10**9))
     return NAMES
 
@@ -46,7 +46,7 @@ def values(field):
 def any_settings(draw):
     fields = {x.name: x for x in dataclasses.fields(nst.Settings)}
     network = draw(values(fields["network"]))
-    layers = st.sampled_from(list(networks.NETWORKS[network].shapes))
+    layers = st.sampled_from(list(networks.NETWORKS[network].layers))
     weighted = st.builds("{}={}".format, layers, st.floats(1e-3, 1e3).map("{:.6g}".format))
     special = {
         "network": st.just(network),

@@ -15,7 +15,7 @@ from conftest import picture
 from PIL import ExifTags, Image
 
 import nst
-from nstlib import UserError, __version__, cli, images, provenance, tf
+from nstlib import UserError, __version__, cli, images, networks, provenance, tf
 
 ROOT = Path(nst.__file__).parent
 METADATA = {
@@ -121,8 +121,8 @@ CHANGES = {
     "init": "-an image 'of' \"mine\" & $HOME.png",
     "network": "small",
     "weights": "-w ü.h5",
-    "content_layers": ["block2_conv1", "block3_conv2"],
-    "style_layers": ["block1_conv1"],
+    "content_layers": ["level2_conv1", "level1_conv2"],
+    "style_layers": ["level1_conv1"],
     "pooling": "max",
     "style_loss": "gram",
     "optimizer": "lbfgs",
@@ -218,7 +218,7 @@ def made(tmp_path_factory):
     images.save(folder / "style.png", picture(32, 32, 1))
     argv = ["-c", folder / "cön tent.png", "-s", folder / "style.png", "-r", folder / "out.png"]
     more = ["--network", "small", "--size", 64, "--scales", 2, "-n", 6, "--init", "noise"]
-    more += ["--seed", 4, "--style_layers", "conv1_1", "conv2_1", "-l", "12.5"]
+    more += ["--seed", 4, "--style_layers", "level1_conv1", "level2_conv1=3", "-l", "12.5"]
     assert nst.main(list(map(str, argv + more))) == 0
     return folder
 
@@ -248,8 +248,10 @@ def test_metadata_of_a_result(made):
     found = images.read_metadata(made / "out.png")
     assert found["version"] == __version__
     assert found["iterations"] == 6
-    assert found["settings"]["content_layers"] == ["block3_conv2"]  # resolved
-    assert found["settings"]["style_layers"] == ["block1_conv1", "block2_conv1"]
+    own = networks.NETWORKS["small"]
+    assert found["settings"]["content_layers"] == [*own.content_layers]  # resolved
+    assert found["settings"]["num_iter"] == 6
+    assert found["settings"]["style_layers"] == ["level1_conv1", "level2_conv1=3"]
 
 
 @pytest.mark.parametrize(("second", "best"), [([9, 4, 3, 8], 3), ([7, 8, 9, 8], 7)])
