@@ -33,7 +33,7 @@ def lab(tmp_path):
     for name in ("nst.py", "nstlib", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "notebooks").mkdir()
-    notebook = load("neural_style_transfer.ipynb", NETWORK="small", SIZE=384, NUM_ITER=600)
+    notebook = load("neural_style_transfer.ipynb", NETWORK="small", SIZE=384)
     for cell in code_cells(notebook).values():
         cell.update(outputs=[], execution_count=None)
     nbformat.write(notebook, tmp_path / "notebooks/neural_style_transfer.ipynb")

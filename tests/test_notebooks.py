@@ -89,6 +89,7 @@ def test_the_notebook_runs_from_top_to_bottom(website):
         "look": 1,
         "shallow": 1,
         "deep": 1,
+        "coarse": 1,
         "gram": 1,
         "gradient": 1,
         "live": 1,  # one picture that is refreshed in place
@@ -111,7 +112,7 @@ def test_exploring_runs_from_top_to_bottom():
         CONTENT_WEIGHTS=(1e4, 1e5),
         STYLE_WEIGHTS=(1e-2,),
         TV_WEIGHTS=(1e2,),
-        BLOCKS=(1, 2),
+        STEPS=(1, 2),
         NETWORKS=("small",),
     )
     client_of(notebook).execute()
