@@ -85,7 +85,7 @@ class Result:
 
 
 def take_targets(extractor, settings: Settings, content, styles, masks=()) -> dict:
-    """What the losses compare with: the photograph's activations, the paintings' Gram matrices.
+    """What the losses compare with: the photograph's activations, the paintings' sums over them.
 
     content: [1, H, W, 3]; styles: a list of such, of any size; masks: where each style is to be,
     [1, H, W, 1] in 0..1. Returns {"content": {layer: activation}, "style": {layer: what
@@ -97,16 +97,12 @@ def take_targets(extractor, settings: Settings, content, styles, masks=()) -> di
             targets["content"][layer] = tf.cast(features[layer], tf.float32)
     if settings.style_weight:
         blend = settings.style_blend or [1] * len(styles)
-        layers = networks.layer_weights(settings.network, settings.style_layers)
-        least = networks.NETWORKS[settings.network].least_positions
-        used = {x: w for x, w in layers.items() if min(features[x].shape[1:3]) >= least} or layers
-        share = sum(layers.values()) / sum(used.values())  # what the others have in the mean
+        sizes = {layer: x.shape[1:3] for layer, x in features.items()}
+        layers = networks.style_strengths(settings.network, settings.style_layers, sizes)
         samples = [{x: losses.sums(f[x]) for x in layers} for f in map(extractor, styles)]
-        for layer in layers:
-            size = features[layer].shape[1:3]
-            small = [tf.image.resize(mask, size, "area") for mask in masks]
+        for layer, strength in layers.items():
+            small = [tf.image.resize(mask, sizes[layer], "area") for mask in masks]
             of_layer = [sample[layer] for sample in samples]
-            strength = share if layer in used else 0.0
             targets["style"][layer] = losses.wanted_sums(of_layer, blend, small, strength)
     return targets
 

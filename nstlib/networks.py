@@ -305,6 +305,19 @@ def layer_weights(network: str, layers: Iterable[str] | None) -> dict[str, float
     return weights
 
 
+def style_strengths(network: str, layers: Iterable[str], sizes: dict) -> dict[str, float]:
+    """What to multiply the style loss of each layer by, at the size of an image.
+
+    sizes: the activations' (height, width) by layer. 0 for layers with fewer positions across than
+    the network's `least_positions`, whose share of the mean goes to the others; else 1.
+    """
+    weights = layer_weights(network, layers)
+    least = NETWORKS[network].least_positions
+    used = {x: weight for x, weight in weights.items() if min(sizes[x]) >= least} or weights
+    share = sum(weights.values()) / sum(used.values())
+    return {layer: share if layer in used else 0.0 for layer in weights}
+
+
 PRECISIONS = ("float32", "bfloat16", "float16")
 FLOAT16_SCALE = 64  # float16 ends at 65504, which VGG's activations can exceed
 

@@ -45,7 +45,9 @@ def save(name: str, *rows) -> None:
 def example() -> None:
     """README's first picture: content, style and result of its first command."""
     result = paint("astronaut", "strokes", num_iter=300)
-    save("example", [(x, "") for x in (EXAMPLES / "content/astronaut.jpg", style("strokes"), result)])
+    save(
+        "example", [(x, "") for x in (EXAMPLES / "content/astronaut.jpg", style("strokes"), result)]
+    )
 
 
 def matrix() -> None:
@@ -73,7 +75,7 @@ def weights() -> None:
 
 
 def textures() -> None:
-    """Each example style (above) and what its Gram matrices alone make of noise (below)."""
+    """Each example style (above) and what its style loss alone makes of noise (below)."""
     styles = sorted(EXAMPLES.glob("style/*.jpg"))
     options = {"init": "noise", "content_weight": 0.0}
     results = [paint("temple", x.stem, **options) for x in styles]
