@@ -189,7 +189,7 @@ def test_losses_equal_numpy(objective, small):
     expected = expected_losses(image, settings, small)
     assert parts.keys() == expected.keys()
     for name, value in parts.items():
-        np.testing.assert_allclose(value, expected[name], rtol=EXACT[settings.style_loss])
+        np.testing.assert_allclose(value, expected[name], rtol=3 * EXACT[settings.style_loss])
         assert expected[name] > 0.05 * expected["total"]  # each has its say
 
 

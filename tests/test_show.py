@@ -149,7 +149,12 @@ def test_every_option_has_a_change_to_try():
     assert all(getattr(defaults, name) != value for name, value in CHANGES.items())
 
 
-@pytest.mark.parametrize("change", [{}, *({name: CHANGES[name]} for name in CHANGES), CHANGES])
+def alone(name):
+    """A change of one option; layers are of a network."""
+    return {x: CHANGES[x] for x in ([name, "network"] if name.endswith("_layers") else [name])}
+
+
+@pytest.mark.parametrize("change", [{}, *map(alone, CHANGES), CHANGES])
 def test_command_of_settings(change):
     """Each option alone, and all at once; with what resolved() fills in, and without."""
     settings = nst.Settings(**change)
