@@ -437,11 +437,11 @@ def test_style_scale_changes_the_picture():
 
 
 def test_weights_of_layers(small, start):
-    names = {"content_layers": ["level1_conv2=2", "level3_conv1"]}
+    names = {"content_layers": ["level1_conv2=2", "level2_conv2"]}
     names["style_layers"] = ["level1_conv1=5", "level1_conv2=0.5", "level2_conv1"]
     losses, image = first(init=start, **names)
     how = {
-        "content_layers": {"level1_conv2": 2, "level3_conv1": 1},
+        "content_layers": {"level1_conv2": 2, "level2_conv2": 1},
         "style_layers": {"level1_conv1": 5, "level1_conv2": 0.5, "level2_conv1": 1},
     }
     check_losses(losses, image, framed(CONTENT), [STYLE], small, **how)
@@ -517,14 +517,15 @@ def test_the_seed_is_the_noise():
 def test_style_alone_is_a_texture(small):
     """Without a content loss, from noise; with its margin, within which it was optimized."""
     options = {"num_iter": 60, "init": "noise", "content_weight": 0, "tv_weight": 0}
+    options["style_loss"] = "wasserstein"
     result, steps = watched(optimizer="lbfgs", **options)
     assert result.losses.keys() == {"total", "style", "tv"}
     best = min(steps, key=lambda step: step[0]["total"])[1]
     before, after, content = (
         style_distance(image, STYLE, small) for image in (steps[0][1], best, framed(CONTENT))
     )
-    assert after < 0.1 * before
-    assert after < 0.2 * content
+    assert after < 0.2 * before
+    assert after < 0.5 * content
 
 
 def test_content_alone_is_an_inversion():
@@ -643,7 +644,7 @@ def stalling(tolerance, num_iter=120, falls=0):
         return {"total": total, "content": total}, tf.ones_like(image)
 
     start = tf.fill([1, 4, 5, 3], 250.0)
-    settings = nst.Settings(tolerance=tolerance)
+    settings = nst.Settings(tolerance=tolerance, learning_rate=5.0)
     nst.minimize(objective, start, settings, num_iter, lambda *step: seen.append(step))
     return len(seen)
 

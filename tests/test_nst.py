@@ -520,9 +520,9 @@ def test_noise_that_the_network_wants(tmp_path):
     """On the photograph alone: another picture is begun with as it is."""
     images.save(tmp_path / "own.png", OTHER_STYLE)
     for init in ("content", "style", "noise", tmp_path / "own.png"):
-        noise = start(init, init_noise=None) - start(init)
-        deviation = 255 / np.sqrt(12) * SMALL.init_noise
-        assert noise.std() == pytest.approx(deviation if init == "content" else 0, rel=0.2), init
+        share = SMALL.init_noise if init == "content" else 0
+        noise = start(init, init_noise=None) - (1 - share) * start(init)
+        assert noise.std() == pytest.approx(255 / np.sqrt(12) * share, rel=0.05), init
 
 
 def test_panorama():
@@ -836,8 +836,8 @@ def test_weights_that_have_changed_are_read_again(tmp_path):
 # Of each version: the total loss of `test_the_losses_of_a_version`, at each iteration.
 CURVES = {
     "1.1.0.dev0": [
-        *(1189644.1, 822426.1, 698494.4, 650242.4, 634880.4),
-        *(582487.7, 505844.3, 471245.3, 462195.9),
+        *(1145101.0, 785993.0, 686432.3, 644125.0, 627852.2),
+        *(543594.8, 483134.1, 453065.8, 444412.3),
     ]
 }
 
@@ -845,7 +845,8 @@ CURVES = {
 def test_the_losses_of_a_version():
     """A picture says by which version it was made, and --show that this version makes it again:
     when this curve changes, so does the version."""
-    result = nst.stylize(CONTENT, STYLE, quick(num_iter=8, scales=2, size=80))
+    settings = quick(num_iter=8, scales=2, size=80, style_loss=None, init_noise=None)
+    result = nst.stylize(CONTENT, STYLE, settings)
     assert result.losses["total"] == pytest.approx(CURVES[__version__], rel=1e-4)
 
 
