@@ -208,9 +208,9 @@ def test_bad_content_leaves_its_row_empty(folders, calls, capsys):
     main()
     assert calls[-2:] == ["b_x", "b_y"]
     rows, _ = np.nonzero(np.any(images.load("sheet.png") != sheet, axis=2))
-    assert len(rows) > 0.95 * 3 * 320 * 240
+    assert len(rows) > 0.95 * 3 * 480 * 360
     # One row of tiles, the other rows as they were.
-    assert np.ptp(rows) < 240
+    assert np.ptp(rows) < 360
 
 
 def test_without_any_picture_there_is_no_sheet(folders, calls, capsys):
@@ -415,14 +415,14 @@ def test_large_sheets_stay_within_limits(rows, columns):
     "label", ["W" * 99, "写真 Фото \u202e שלום", "two\nlines" * 9, "bad \udcff"]
 )
 def test_labels_stay_below_their_tile(label):
-    white = np.full((240, 320, 3), 255, np.uint8)
+    white = np.full((360, 480, 3), 255, np.uint8)
     page = sheet([[(white, ""), (white, label), (white, "")]])
     rows, columns = np.nonzero(page.min(axis=2) < 128)
     assert len(rows)
-    assert rows.min() >= 8 + 240
+    assert rows.min() >= 12 + 360
     assert rows.max() < len(page) - 2
-    assert columns.min() >= 8 + 328 - 1
-    assert columns.max() <= 8 + 328 + 320 + 1
+    assert columns.min() >= 12 + 492 - 1
+    assert columns.max() <= 12 + 492 + 480 + 1
 
 
 # Dask
