@@ -32,7 +32,7 @@ def clone(tmp_path):
     folder, tools, programs = (tmp_path / name for name in ("clone", "tools", "programs"))
     hidden = shutil.ignore_patterns("__pycache__", ".*", "rsc", "examples", "training")
     shutil.copytree(ROOT, folder, ignore=hidden)
-    for name in ("content/temple", "content/cat", "style/circles"):
+    for name in ("content/astronaut", "content/cat", "style/strokes"):
         path = folder / f"examples/{name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / f"examples/{name}.jpg", path)
@@ -73,7 +73,7 @@ def test_commands_work_as_pasted(clone, commands):
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         if "--show" in command:
             shown = done.stdout
-    assert images.image_size(clone / "out.jpg") == (32, 21)
+    assert images.image_size(clone / "out.jpg") == (32, 32)
     assert commands != COMMANDS or len(list((clone / "matrix").iterdir())) == 2
     assert {"nst.py", "out.jpg", "--size", "32"} < {*shlex.split(shown)}
     asked = shlex.split(clone.with_name("pip.log").read_text())
