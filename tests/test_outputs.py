@@ -90,18 +90,8 @@ def test_picture_of_a_step_is_the_result_of_ending_there(init):
     """At both scales; and the sides are right where a half pixel could go either way."""
     content, style = picture(93, 140), picture(40, 32, 1)
     settings = nst.Settings(
-<<<<<<< HEAD
-        num_iter=4,
-        learning_rate=0.5,
-        scales=2,
-        size=140,
-        network="small",
-        init=init,
-        init_noise=0.0,
-=======
         **{"num_iter": 4, "scales": 2, "size": 140, "network": "small", "init": init},
         **{"learning_rate": 0.5, "init_noise": 0, "content_weight": 1},
->>>>>>> pictures
     )
     seen = []
 
@@ -110,15 +100,9 @@ def test_picture_of_a_step_is_the_result_of_ending_there(init):
 
     at_end = nst.stylize(content, style, settings, on_step)
     amid = nst.stylize(content, style, settings, lambda step: step.iteration < 2)
-<<<<<<< HEAD
-    for first_of_scale, end, result in ((0, 2, amid), (3, 4, at_end)):
-        whole, small, total = seen[end]
-        assert total == min(total for _, _, total in seen[first_of_scale : end + 1])  # is the best
-=======
     for begin, end, result in ((0, 2, amid), (3, 4, at_end)):
         whole, small, total = seen[end]
         assert total == min(total for _, _, total in seen[begin : end + 1])  # is the best
->>>>>>> pictures
         assert (result.image == whole).all()
         assert small.shape == (46, 70, 3)
     assert np.abs(small - np.float32(resized(whole, 70))).mean() < 1
