@@ -90,8 +90,14 @@ def test_picture_of_a_step_is_the_result_of_ending_there(init):
     """At both scales; and the sides are right where a half pixel could go either way."""
     content, style = picture(93, 140), picture(40, 32, 1)
     settings = nst.Settings(
-        **{"num_iter": 4, "scales": 2, "size": 140, "network": "small", "init": init},
-        **{"learning_rate": 0.5, "init_noise": 0, "content_weight": 1},
+        num_iter=4,
+        scales=2,
+        size=140,
+        network="small",
+        init=init,
+        learning_rate=0.5,
+        init_noise=0,
+        content_weight=1,
     )
     seen = []
 
