@@ -89,16 +89,9 @@ def finished(image):
 def test_picture_of_a_step_is_the_result_of_ending_there(init):
     """At both scales; and the sides are right where a half pixel could go either way."""
     content, style = picture(93, 140), picture(40, 32, 1)
-    settings = nst.Settings(
-        num_iter=4,
-        scales=2,
-        size=140,
-        network="small",
-        init=init,
-        learning_rate=0.5,
-        init_noise=0,
-        content_weight=1,
-    )
+    options = {"num_iter": 4, "scales": 2, "size": 140, "network": "small", "init": init}
+    options |= {"learning_rate": 0.5, "init_noise": 0, "content_weight": 1}
+    settings = nst.Settings(**options)
     seen = []
 
     def on_step(step):
@@ -346,7 +339,7 @@ def files(tmp_path, monkeypatch):
 
 def main(*argv):
     good = {"-c": "photo.webp", "-s": "style.png", "-r": "out.png", "--network": "small"}
-    return nst.main(arguments(good, ["--size", 64, "-n", 8, "-l", 3, "--init_noise", 0, *argv]))
+    return nst.main(arguments(good, ["--size", 64, "-n", 8, "-l", 5, "--init_noise", 0, *argv]))
 
 
 def test_run(files, caplog):
@@ -451,6 +444,6 @@ def test_interrupted_run_has_its_animation(files, monkeypatch):
     frames, _ = frames_of(Path("x.webp"))
     assert len(frames) in {4, 5}  # the result may be that of the last step
     assert np.abs(frames[0] - images.load("photo.webp")).mean() < 3
-    assert np.abs(frames[-1] - images.load("out.png")).mean() < 4
+    assert np.abs(frames[-1] - images.load("out.png")).mean() < 5
     assert [x.name for x in Path("out_steps").iterdir()] == ["000002.png"]
     assert images.read_metadata("out.png")["iterations"] == 3
