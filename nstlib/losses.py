@@ -127,7 +127,7 @@ def wasserstein_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     The covariance loss sees little but the directions of largest variance; here all count.
     (ΣΣₜ)^½ has the trace of M^½, M = LᵀΣL, where Σₜ = LLᵀ; M stays symmetric.
     """
-    target = _regular(wanted.covariance)
+    target = _regular(wanted)
     root = tf.linalg.cholesky(target)
 
     @tf.custom_gradient
@@ -140,18 +140,19 @@ def wasserstein_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
 
         return tf.linalg.trace(square), gradient
 
-    covariance, variance = _regular(found.covariance), tf.linalg.trace(target)
+    covariance, variance = _regular(found), tf.linalg.trace(target)
     shift = tf.reduce_sum(tf.math.squared_difference(found.mean, wanted.mean))
     spread = tf.linalg.trace(covariance) + variance - 2 * overlap(covariance)
     return RELATIVE * (shift + spread) / variance
 
 
-def _regular(covariance: "tf.Tensor") -> "tf.Tensor":
-    """A covariance, [C, C], that has an inverse: with a ten-thousandth of its variance everywhere,
-    for there are often fewer positions than channels."""
-    channels = covariance.shape[0]
-    floor = 1e-4 * tf.linalg.trace(covariance) / channels + TINY
-    return covariance + floor * tf.eye(channels)
+def _regular(found: Sums) -> "tf.Tensor":
+    """The covariance, [C, C], with an inverse: a ten-thousandth of its variance is added everywhere,
+    for there are often fewer positions than channels; and with more than float32 loses where
+    activations vary little about a large mean."""
+    covariance, channels = found.covariance, found.totals.shape[0]
+    floor = 1e-4 * tf.linalg.trace(covariance) / channels + 1e-6 * tf.linalg.trace(found.gram)
+    return covariance + (floor + TINY) * tf.eye(channels)
 
 
 def _square_roots(matrix: "tf.Tensor", iterations: int = 14) -> tuple["tf.Tensor", "tf.Tensor"]:

@@ -159,11 +159,11 @@ def covariance_distance(found, wanted):
 
 
 def wasserstein_distance(found, wanted):
-    """By eigenvalues, of covariances with 1e-4 of their mean variance more in all directions."""
+    """By eigenvalues, of covariances with a little more in all directions."""
 
     def regular(gram, mean):
         covariance = gram - np.outer(mean, mean)
-        floor = 1e-4 * np.trace(covariance) / len(mean) + 1e-6
+        floor = 1e-4 * np.trace(covariance) / len(mean) + 1e-6 * np.trace(gram) + 1e-6
         return covariance + floor * np.eye(len(mean))
 
     one, other = regular(*found), regular(*wanted)

@@ -280,6 +280,18 @@ def test_distances_where_nothing_varies(name):
 
 
 @pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("contrast", [1e-2, 1e-3, 1e-4, 1e-5])
+def test_distances_where_little_varies(name, contrast):
+    """About a large mean, where float32 leaves little of a covariance."""
+    varied = activation(19, 18, 32, seed=1)
+    faint = 20 + np.float32(contrast) * varied
+    for found, wanted in ((varied, faint), (faint, varied), (faint, faint)):
+        loss, gradient = compared(name, found, wanted)
+        assert np.isfinite(loss)
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", DISTANCES)
 def test_distances_of_half_precision(name):
     """As exact as the activations are: their sums are made in float32."""
     found, wanted = (activation(31, 33, 12, seed=seed) for seed in (1, 2))
