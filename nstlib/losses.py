@@ -147,7 +147,7 @@ def wasserstein_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
 
 
 def _regular(found: Sums) -> "tf.Tensor":
-    """The covariance, [C, C], with an inverse: a ten-thousandth of its variance is added everywhere,
+    """The covariance, [C, C], with an inverse: a ten-thousandth of its variance is added to it,
     for there are often fewer positions than channels; and with more than float32 loses where
     activations vary little about a large mean."""
     covariance, channels = found.covariance, found.totals.shape[0]
