@@ -5,7 +5,7 @@
 
 Each layer is the dictionary that spherical k-means finds in whitened patches of what the layer
 before it outputs, as in Coates and Ng, "Learning Feature Representations with K-means" (2012): no
-labels, no gradients, a minute or two. Where this departs from them, and why:
+labels, no gradients, a few minutes. Where this departs from them, and why:
 
 - Photographs are turned by any angle, so that the filters prefer no direction; else the horizontals
   and verticals of photographs show as a weave in stylized skies.
