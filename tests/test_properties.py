@@ -15,8 +15,13 @@ import nst
 from nstlib import cli, images, networks, provenance
 from nstlib.scales import plan_scales
 
-# Of files: any but NUL, and but "--", which argparse drops before Python 3.13.
-NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1).filter(lambda x: x != "--")
+# Of files: any bytes but NUL, those that are no UTF-8 as Python names them (PEP 383), and but "--",
+# which argparse drops before Python 3.13.
+NAMES = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+    | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF),
+    min_size=1,
+).filter(lambda x: x != "--")
 SOME = settings(max_examples=150, deadline=None)
 
 
