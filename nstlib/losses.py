@@ -47,24 +47,27 @@ class Sums(NamedTuple):
 
 def sums(features: "tf.Tensor", mask: "tf.Tensor | None" = None) -> Sums:
     """The sums of an activation, [1, H, W, C] in any precision, under a mask, [1, H, W, 1]."""
+    channels = features.shape[-1]
+    if mask is None:
+        weights = tf.ones([tf.reduce_prod(tf.shape(features)[:-1])])
+    else:
+        weights = tf.reshape(mask, [-1])
+        features *= tf.cast(mask, features.dtype)
 
     @tf.custom_gradient
-    def product(flat):
+    def products_and_totals(flat):
         full = tf.cast(flat, tf.float32)
 
-        def gradient(upstream):  # one product, where automatic differentiation makes two
-            return tf.matmul(flat, tf.cast(upstream + tf.transpose(upstream), flat.dtype))
+        def gradient(products, totals):  # one product, where automatic differentiation makes two
+            slope = tf.cast(products + tf.transpose(products), flat.dtype)
+            shift = totals if mask is None else weights[:, tf.newaxis] * totals
+            return tf.matmul(flat, slope) + tf.cast(shift, flat.dtype)
 
-        return tf.matmul(full, full, transpose_a=True), gradient
+        found = tf.matmul(full, full, transpose_a=True)
+        return (found, tf.linalg.matvec(full, weights, transpose_a=True)), gradient
 
-    if mask is None:
-        count = tf.cast(tf.reduce_prod(tf.shape(features)[1:3]), tf.float32)
-        totals = tf.reduce_sum(tf.cast(features, tf.float32), axis=[0, 1, 2])
-    else:
-        count = tf.reduce_sum(mask**2)
-        features *= tf.cast(mask, features.dtype)
-        totals = tf.einsum("bhwc,bhwx->c", tf.cast(features, tf.float32), mask)
-    return Sums(product(tf.reshape(features, [-1, features.shape[-1]])), totals, count)
+    products, totals = products_and_totals(tf.reshape(features, [-1, channels]))
+    return Sums(products, totals, tf.reduce_sum(weights**2))
 
 
 def gram_matrix(features: "tf.Tensor", mask: "tf.Tensor | None" = None) -> "tf.Tensor":

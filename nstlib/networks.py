@@ -212,22 +212,39 @@ def pooled(features, pooling: str, **options):
     return layers[pooling](2, **options)(features)
 
 
-def halved(image):
-    """[1, H, W, C] at half the size, [1, ⌈H/2⌉, ⌈W/2⌉, C], float32, without aliasing.
+def halved(features):
+    """[1, H, W, C] at half the size, [1, ⌈H/2⌉, ⌈W/2⌉, C] in the same precision, without aliasing.
 
     Burt and Adelson, "The Laplacian Pyramid as a Compact Image Code" (1983): blurred with binomial
     weights, every other pixel taken. Pooling without blurring leaves a grain in stylized pictures.
     """
-    keras = tf.keras
-    binomial = np.array([1, 4, 6, 4, 1]) / 16
-    kernel = np.broadcast_to(
-        np.outer(binomial, binomial)[:, :, np.newaxis], (5, 5, image.shape[-1])
-    )
-    blur = keras.layers.DepthwiseConv2D(5, strides=2, use_bias=False, dtype="float32")
-    padded = keras.layers.ZeroPadding2D(2, dtype="float32")(image)
-    blur.build(padded.shape)
-    blur.set_weights([kernel[..., np.newaxis]])
-    return blur(padded)
+    return tf.keras.layers.Lambda(_halve, dtype=features.dtype)(features)
+
+
+def _halve(features):
+    """The same of a tensor, with a gradient that is its transpose in four depthwise convolutions:
+    TensorFlow's own takes four times as long in float32 and thirty times in bfloat16."""
+
+    def convolve(x, kernel, stride, padding):
+        kernel = np.repeat(kernel[:, :, np.newaxis, np.newaxis], x.shape[-1], 2)
+        strides = [1, stride, stride, 1]
+        return tf.nn.depthwise_conv2d(x, tf.constant(kernel, x.dtype), strides, padding)
+
+    @tf.custom_gradient
+    def half(x):
+        height, width = tf.unstack(tf.shape(x)[1:3])
+        padding = [[0, 0], [2, 2], [2, 2], [0, 0]]  # as much on all sides: centred on even pixels
+
+        def gradient(upstream):
+            even, odd = np.array([1, 6, 1]) / 16, np.array([0, 4, 4]) / 16
+            kernels = [np.outer(rows, columns) for rows in (even, odd) for columns in (even, odd)]
+            parts = [convolve(upstream, kernel, 1, "SAME") for kernel in kernels]
+            return tf.nn.depth_to_space(tf.concat(parts, -1), 2)[:, :height, :width]
+
+        binomial = np.array([1, 4, 6, 4, 1]) / 16
+        return convolve(x, np.outer(binomial, binomial), 2, padding), gradient
+
+    return half(features)
 
 
 MEAN = np.array([123.68, 116.779, 103.939], np.float32)  # the mean colour of ImageNet, RGB
