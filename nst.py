@@ -30,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nstlib import CannotGoOn, UserError, __version__, cli, gallery, images, losses, networks, tf
+from nstlib.colors import greyed
 from nstlib.colors import prepare as prepare_colors
 from nstlib.memory import LACK, check_memory
 from nstlib.networks import LoadedNetwork, load_network
@@ -55,7 +56,8 @@ class Step:
     progress: float  # share of the run's work that is done, 0 to 1
     seconds: float  # since the first iteration began
     tensor: "tf.Tensor"  # the image as it is optimized, [1, h, w, 3] with a margin
-    picture: Callable[..., np.ndarray]  # from a size [full] to the result if the run ended here
+    # From a size [full] to the result if the run ended here; before rounding, if `exact=True`.
+    picture: Callable[..., np.ndarray]
     settings: Settings  # as in the Result
 
     @property
@@ -77,11 +79,13 @@ class Result:
     cut_short: BaseException | None = None  # a KeyboardInterrupt, or a UserError
     best_losses: dict[str, float] = field(default_factory=dict)  # the weighted losses of the image
     sources: tuple[str, ...] = ()  # the names of content and styles
+    exact: np.ndarray | None = None  # the image before rounding, float32 in 0..255
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, depth: int = 8) -> None:
         """Write the image, and in its metadata how it was made; see images.save."""
-        made = (self.settings, self.best_losses, len(self.losses["total"]) - 1)
-        images.save(path, self.image, metadata(self.sources, path, *made))
+        image = self.image if depth == 8 or self.exact is None else self.exact
+        made = (self.settings, self.best_losses, len(self.losses["total"]) - 1, depth)
+        images.save(path, image, metadata(self.sources, path, *made), depth)
 
 
 def take_targets(extractor, settings: Settings, content, styles, masks=()) -> dict:
@@ -225,7 +229,11 @@ def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> n
         return content
     if settings.init == "noise":
         return np.random.default_rng(settings.seed).uniform(0, 255, content.shape).astype("float32")
-    image = style if settings.init == "style" else images.load(settings.init)
+    image = style
+    if settings.init != "style":
+        image = images.load(settings.init)
+        if settings.colors == "content":  # an earlier result has got them back
+            image = greyed(image)
     return images.resize(image, *content.shape[:2])
 
 
@@ -266,9 +274,10 @@ def stylize(
     best: Best | None = None
     stopped, began = False, time.monotonic()
 
-    def picture(scale, tensor, size=None):
-        """The result as uint8, if this were the last image."""
-        return images.to_uint8(sources.tint(scale.picture(without_margin(tensor), size)))
+    def picture(scale, tensor, size=None, exact=False):
+        """The result, as uint8 unless it is to be exact, if this were the last image."""
+        image = sources.tint(scale.picture(without_margin(tensor), size))
+        return image if exact else images.to_uint8(image)
 
     def report(scale, work_before, iteration, parts, tensor):
         nonlocal best, stopped
@@ -287,8 +296,9 @@ def stylize(
     def result(cut_short=None):
         assert best is not None
         curves = {name: [parts[name] for parts in history] for name in best.losses}
-        image = picture(best.scale, best.tensor)
-        return Result(image, curves, settings, cut_short, best.losses, names)
+        exact = picture(best.scale, best.tensor, exact=True)
+        image = images.to_uint8(exact)
+        return Result(image, curves, settings, cut_short, best.losses, names, exact)
 
     def run():
         work_before = 0
@@ -356,7 +366,7 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
     settings, outputs = cli.chosen(Settings, args), cli.chosen(Outputs, args)
     if gallery.wanted(args.content, args.style):
         gallery.refuse(settings, "mask")
-        gallery.refuse(outputs, "save_every", "timelapse", "plot")
+        gallery.refuse(outputs, "save_every", "timelapse", "plot", "depth")
         cells = gallery.plan(args.content, args.style, args.result, [args.init])
         paint = cli.importable(stylize)  # Dask's workers import it
         return gallery.make(
@@ -364,7 +374,7 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
         )
     if args.dask:
         raise UserError("--dask is for galleries: name a folder of pictures with -c or -s")
-    outputs.check([args.content, *args.style, args.init, *(settings.mask or ())])
+    outputs.check([args.content, *args.style, args.init, *(settings.mask or ())], settings.size)
 
     with cli.progress(args.print_every) as show:
 

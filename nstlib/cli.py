@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
             if title := argument.pop("group", None):
                 group = self.group(title)
             if choices := argument.get("one_of"):
-                argument["metavar"] = "{" + ",".join(choices) + "}"
+                argument["metavar"] = "{" + ",".join(map(str, choices)) + "}"
             for limit in LIMITS:
                 argument.pop(limit, None)
             if field.default is dataclasses.MISSING:

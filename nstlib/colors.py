@@ -1,10 +1,14 @@
 """Whose colours a picture has: Gatys et al., "Controlling Perceptual Factors in Neural Style
 Transfer" (CVPR 2017), section 5. Images are float32 sRGB, [H, W, 3] in 0..255.
+
+Some rows at a time: in float64, all of a large image would take many times what the image does.
 """
 
 from collections.abc import Callable
 
 import numpy as np
+
+from nstlib.images import resize, strips
 
 
 def prepare(
@@ -19,39 +23,75 @@ def prepare(
         return content, [match(style, content) for style in styles], lambda image: image
     if colors == "style":
         return content, styles, lambda image: image
-    lab = to_lab(content)
-
-    def grey(lightness):
-        return from_lab(np.stack([lightness, 0 * lightness, 0 * lightness], axis=-1))
+    lightness = lightness_of(content)
 
     def alike(style):
-        lightness = to_lab(style)[..., 0]
-        spread = lab[..., 0].std() / max(lightness.std(), 1e-6)
-        return grey((lightness - lightness.mean()) * spread + lab[..., 0].mean())
+        own = lightness_of(style)
+        spread = lightness.std() / max(own.std(), 1e-6)
+        return grey((own - own.mean()) * spread + lightness.mean())
 
     def finish(image):
-        from nstlib.images import resize
+        def tinted(image, photograph):
+            lab = to_lab(photograph)
+            lab[..., 0] = to_lab(image)[..., 0]
+            return from_lab(lab)
 
-        photograph = to_lab(resize(content, *image.shape[:2]))
-        return from_lab(np.concatenate([to_lab(image)[..., :1], photograph[..., 1:]], axis=-1))
+        return by_rows(tinted, image, resize(content, *image.shape[:2]))
 
-    return grey(lab[..., 0]), [alike(style) for style in styles], finish
+    return grey(lightness), [alike(style) for style in styles], finish
+
+
+def greyed(image: np.ndarray) -> np.ndarray:
+    """An image without its colours, [H, W, 3]."""
+    return grey(lightness_of(image))
+
+
+def lightness_of(image: np.ndarray) -> np.ndarray:
+    """[H, W, 3] to CIELAB's L*, [H, W]."""
+    return by_rows(lambda rows: to_lab(rows)[..., 0], image)
+
+
+def grey(lightness: np.ndarray) -> np.ndarray:
+    """CIELAB's L*, [H, W], to the image without colours, [H, W, 3]."""
+
+    def colourless(rows):
+        return from_lab(np.stack([rows, 0 * rows, 0 * rows], axis=-1))
+
+    return by_rows(colourless, lightness)
 
 
 def match(style: np.ndarray, content: np.ndarray) -> np.ndarray:
     """The style with the content's mean colour and its covariance (the paper's eq. 10, in the
     symmetric form): colours as they go together, changed linearly and as little as that takes."""
-
-    def statistics(image):
-        pixels = image.reshape(-1, 3).astype(np.float64)
-        values, vectors = np.linalg.eigh(np.cov(pixels.T) + 1e-3 * np.eye(3))
-        return pixels.mean(axis=0), values, vectors
-
     mean, values, vectors = statistics(style)
     whiten = vectors / np.sqrt(values) @ vectors.T
     wanted, values, vectors = statistics(content)
     colour = vectors * np.sqrt(values) @ vectors.T
-    return np.float32((style - mean) @ whiten @ colour + wanted).clip(0, 255)
+    change = whiten @ colour
+    return by_rows(lambda rows: ((rows - mean) @ change + wanted).clip(0, 255), style)
+
+
+def statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An image's mean colour, and the eigenvalues and eigenvectors of its colours' covariance."""
+    number, total, squares = image.shape[0] * image.shape[1], np.zeros(3), np.zeros((3, 3))
+    for rows in strips(*image.shape[:2]):
+        pixels = image[rows].reshape(-1, 3).astype(np.float64)
+        total += pixels.sum(axis=0)
+        squares += pixels.T @ pixels
+    mean = total / number
+    covariance = (squares - number * np.outer(mean, mean)) / (number - 1)
+    return mean, *np.linalg.eigh(covariance + 1e-3 * np.eye(3))
+
+
+def by_rows(function: Callable[..., np.ndarray], *images: np.ndarray) -> np.ndarray:
+    """What a function makes of images of one height and width, pixel by pixel, as float32."""
+    done = None
+    for rows in strips(*images[0].shape[:2]):
+        part = function(*(image[rows] for image in images))
+        if done is None:
+            done = np.empty((len(images[0]), *part.shape[1:]), np.float32)
+        done[rows] = part
+    return done
 
 
 # CIELAB (CIE 15:2004) over linear sRGB (IEC 61966-2-1), both with the white point D65.

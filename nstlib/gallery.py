@@ -56,9 +56,10 @@ def wanted(content: str, styles: Sequence[str]) -> bool:
 
 
 def refuse(settings, *names: str) -> None:
-    """Raise UserError if any of these is set: each is for one picture."""
-    for name in names:
-        if getattr(settings, name):
+    """Raise UserError if any of these is not at its default: each is for one picture."""
+    for field in dataclasses.fields(settings):
+        name = field.name
+        if name in names and getattr(settings, name) != field.default:
             raise UserError(f"--{name} is for one picture: leave it out, or name files, no folder")
 
 

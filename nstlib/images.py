@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
-from nstlib import UserError, fetch, paths
+from nstlib import UserError, fetch, paths, vips
 from nstlib.paths import why
 
 log = logging.getLogger("nst")
@@ -33,7 +33,9 @@ FORMATS = {
     ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
 
-MAX_SIZE = 16384  # pixels, of --size
+MAX_SIZE = 65_535  # pixels, of --size
+LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # pixels a side, of formats that have less
+DEPTHS = 8, 16  # bits a channel; PNG and TIFF alone have 16
 
 # A fixed date (2000-01-01) in the profile's header, so that equal images make equal files.
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -64,17 +66,28 @@ def load(path: str | os.PathLike | np.ndarray, size: int | None = None) -> np.nd
 
     path: a file (of an animation, the first frame), or an array, uint8 [H, W, 3].
     size: the longest side of the result in pixels, None to keep it as it is.
-    Colour profiles are converted to sRGB; what is transparent is laid over white.
+    Colour profiles are converted to sRGB; what is transparent is laid over white. 16 bits a channel
+    are read as such where libvips is installed, else 8 of them.
     Raises UserError where the file cannot be read or the array is none of these.
     """
     if isinstance(path, np.ndarray):
         picture = Image.fromarray(_checked(path))
         if size is not None:
             picture = picture.resize(size_to_fit(*picture.size, size), Image.Resampling.LANCZOS)
-    else:
-        with _reading(path) as im:
-            picture = _decode(im, size)
-    return np.array(picture, dtype=np.float32)
+        return _to_float(picture)
+    with _reading(path) as im:
+        if not vips.is_deep(im):
+            return _to_float(_decode(im, size))
+        if not vips.is_installed():
+            log.info("%s has 16 bits a channel, of which 8 are read: %s", path, vips.INSTALL)
+            return _to_float(_decode(im, size))
+        _check_memory(im, 20)
+        im.fp.seek(0)
+        image = vips.read(im.fp.read(), _SRGB)
+    if size is None:
+        return image
+    width, height = size_to_fit(*image.shape[1::-1], size)
+    return resize(image, height, width)
 
 
 def image_size(path: str | os.PathLike | np.ndarray) -> tuple[int, int]:
@@ -132,17 +145,43 @@ def rescale(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Float32 [H, W, C] to float32 [height, width, C] in 0..255, antialiased (Lanczos)."""
-    channels = [
-        Image.fromarray(channel).resize((width, height), Image.Resampling.LANCZOS)
-        for channel in np.moveaxis(np.asarray(image, np.float32), -1, 0)
-    ]
-    return np.stack([np.asarray(channel) for channel in channels], axis=-1).clip(0, 255)
+    """Float32 [H, W, C] in 0..255 to float32 [height, width, C], antialiased (Lanczos).
+
+    An image that has this size already is returned itself.
+    """
+    image = np.asarray(image, np.float32)
+    if image.shape[:2] == (height, width):
+        return image
+    resized = np.empty((height, width, image.shape[2]), np.float32)
+    for k in range(image.shape[2]):
+        channel = Image.fromarray(image[..., k])
+        resized[..., k] = channel.resize((width, height), Image.Resampling.LANCZOS)
+    return resized.clip(0, 255, out=resized)
+
+
+def strips(height: int, width: int) -> Iterator[slice]:
+    """The rows of an image, some at a time: what is done pixel by pixel needs no other arrays of
+    the whole image's size then."""
+    rows = max(1, 2**18 // max(1, width))
+    return (slice(top, top + rows) for top in range(0, height, rows))
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Rounded, not cut off, to the nearest of 0..255."""
-    return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+    return _to_integers(image, np.uint8)
+
+
+def to_uint16(image: np.ndarray) -> np.ndarray:
+    """From 0..255 to the nearest of 0..65535, which stands for 255."""
+    return _to_integers(image, np.uint16)
+
+
+def _to_integers(image: np.ndarray, dtype: type) -> np.ndarray:
+    rounded = np.empty(np.shape(image), dtype)
+    for rows in strips(*rounded.shape[:2]):
+        levels = np.float32(image[rows]).clip(0, 255) * np.float32(np.iinfo(dtype).max / 255)
+        rounded[rows] = np.rint(levels, out=levels)
+    return rounded
 
 
 def check_result_path(
@@ -154,17 +193,41 @@ def check_result_path(
     paths.check_result_path(path, endings, sources)
 
 
-def save(path: str | os.PathLike, image: np.ndarray, metadata: dict | None = None) -> None:
+def check_format(path: str | os.PathLike, size: int, depth: int = 8) -> None:
+    """Raise UserError unless `save` can write an image there, of `size` pixels a side and so many
+    bits a channel."""
+    paths.check_ending(path, FORMATS)
+    format = FORMATS[Path(path).suffix.lower()]["format"]
+    if size > (most := LONGEST.get(format, MAX_SIZE)):
+        raise UserError(
+            f"cannot write {path}: a {format} has at most {most} pixels a side, not {size}; "
+            "name a .png or .tif"
+        )
+    if depth == 8:
+        if _needs_vips(format, 3 * size**2, depth):
+            vips.check(f"a TIFF of {size} pixels")
+        return
+    if format not in ("PNG", "TIFF"):
+        raise UserError(
+            f"cannot write {path}: a {format} has no {depth} bits a channel; name a .png or .tif"
+        )
+    vips.check(f"--depth {depth}")
+
+
+def save(
+    path: str | os.PathLike, image: np.ndarray, metadata: dict | None = None, depth: int = 8
+) -> None:
     """Write an image, in the format that the ending of `path` names; see FORMATS.
 
     image: [H, W, 3], uint8 or float in 0..255, which is clipped and rounded.
     metadata: what `read_metadata` gives back, of JSON's types; has "version" and "settings".
+    depth: bits a channel, one of DEPTHS; `check_format` tells what can be written.
     An earlier file at `path` is replaced once the new one is whole, and untouched if that fails.
     Then UserError says why, and in which PNG the image is instead: in the folder of temporary
     files, the working folder or the home folder, wherever there is room.
     """
-    paths.check_ending(path, FORMATS)
-    picture = Image.fromarray(to_uint8(np.asarray(image)))
+    check_format(path, 0, depth)
+    picture = to_uint8(image) if depth == 8 else to_uint16(image)
     try:
         paths.write(path, _encode(picture, FORMATS[Path(path).suffix.lower()], metadata))
     except Exception as error:  # Pillow raises ValueError and others besides OSError
@@ -201,16 +264,25 @@ def _is_ours(metadata) -> bool:
     return all(isinstance(name, str) for name in files)
 
 
-def _encode(picture: Image.Image, options: dict, metadata: dict | None) -> bytes:
-    """An image as a file, made in memory: Pillow ignores what a full disk does not take."""
+def _needs_vips(format: str, size: int, depth: int) -> bool:
+    """Whether Pillow cannot write an image: of this depth, or of so many bytes."""
+    return depth > 8 or (format == "TIFF" and size > vips.BIG)
+
+
+def _encode(image: np.ndarray, options: dict, metadata: dict | None) -> memoryview:
+    """An image, uint8 or uint16 [H, W, 3], as a file: made in memory, for Pillow ignores what a
+    full disk does not take."""
+    format = options["format"]
     if metadata:
-        options = {**options, "exif": _exif(metadata, options["format"])}
+        options = {**options, "exif": _exif(metadata, format)}
+    if _needs_vips(format, image.nbytes, 8 * image.itemsize):
+        return memoryview(vips.encode(image, format, _SRGB, options.get("exif")))
     file = io.BytesIO()
-    picture.save(file, icc_profile=_SRGB, **options)
-    return file.getvalue()
+    Image.fromarray(image).save(file, icc_profile=_SRGB, **options)
+    return file.getbuffer()
 
 
-def _rescue(stem: str, picture: Image.Image, metadata: dict | None) -> Path | None:
+def _rescue(stem: str, picture: np.ndarray, metadata: dict | None) -> Path | None:
     """Where a PNG of an image that could be written elsewhere is now; None for nowhere."""
     with contextlib.suppress(Exception):
         data = _encode(picture, FORMATS[".png"], metadata)
@@ -254,23 +326,43 @@ def _reading(path: str | os.PathLike) -> Iterator[Image.Image]:
         start = file.read(12)
         file.seek(0)
         try:
-            with warnings.catch_warnings():
-                # Pillow warns from 89 megapixels on, and of every oddity in a file's metadata.
-                warnings.simplefilter("ignore")
-                with Image.open(file) as im:
-                    # Pillow knows some formats by name only, and has Ghostscript run what is EPS,
-                    # alone or wrapped in IPTC.
-                    if isinstance(im, ImageFile.StubImageFile) or im.format in ("EPS", "IPTC"):
-                        raise UnidentifiedImageError
-                    yield im
+            with _patient(), Image.open(file) as im:
+                # Pillow knows some formats by name only, and has Ghostscript run what is EPS, alone
+                # or wrapped in IPTC.
+                if isinstance(im, ImageFile.StubImageFile) or im.format in ("EPS", "IPTC"):
+                    raise UnidentifiedImageError
+                yield im
         except Exception as error:  # a damaged file makes Pillow raise almost anything
             raise UserError(f"cannot read {path}: {_why_undecodable(start, error)}") from error
 
 
+@contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """While this lasts, Pillow reads images as large as they can be made here.
+
+    It warns from 89 megapixels on, and of every oddity in a file's metadata; it refuses twice that.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = (MAX_SIZE**2 + 1) // 2
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_memory(im: Image.Image, pixel: int) -> None:
+    """Raise MemoryError where there is none for an opened image, at so many bytes a pixel."""
+    from nstlib.memory import available  # which imports this module
+
+    if im.width * im.height * pixel > available():
+        raise MemoryError
+
+
 def _why_undecodable(start: bytes, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        return f"it has more than {limit:.0f} megapixels; make it smaller first"
+        return f"it has more than {MAX_SIZE**2 / 1e6:.0f} megapixels; make it smaller first"
     if isinstance(error, MemoryError):
         return "there is not enough memory for it; make it smaller first"
     if not start:
@@ -289,6 +381,7 @@ def _decode(im: Image.Image, size: int | None) -> Image.Image:
         target = size_to_fit(*im.size, size)
         # Have a large JPEG decoded at 1/2, 1/4 or 1/8, which leaves the filter twice the target.
         im.draft(None, (2 * target[0], 2 * target[1]))
+    _check_memory(im, 8)
     im.load()
     profile = im.info.get("icc_profile")
     upright = _UPRIGHT.get(_orientation(im))  # after load(), which turns TIFFs and resets theirs
@@ -300,8 +393,23 @@ def _decode(im: Image.Image, size: int | None) -> Image.Image:
     if profile:  # one that is broken, or for other channels than the image has, is ignored
         with contextlib.suppress(ImageCms.PyCMSError):
             profiles = io.BytesIO(profile), io.BytesIO(_SRGB)
-            im = ImageCms.profileToProfile(im, *profiles, outputMode="RGB") or im
-    return im.convert("RGB")
+            in_place = im.mode == "RGB"  # which returns None
+            im = ImageCms.profileToProfile(im, *profiles, outputMode="RGB", inPlace=in_place) or im
+    return _converted(im, "RGB")
+
+
+def _converted(im: Image.Image, mode: str) -> Image.Image:
+    """An image in this mode; unlike Pillow's, no copy of one that has it already."""
+    return im if im.mode == mode else im.convert(mode)
+
+
+def _to_float(picture: Image.Image) -> np.ndarray:
+    """RGB as float32 [H, W, 3] in 0..255."""
+    width, height = picture.size
+    image = np.empty((height, width, 3), np.float32)
+    for rows in strips(height, width):
+        image[rows] = picture.crop((0, rows.start, width, min(rows.stop, height)))
+    return image
 
 
 def _orientation(im: Image.Image) -> int:
@@ -330,8 +438,8 @@ def _opaque(im: Image.Image) -> Image.Image:
         return im
     mode = "L" if im.mode in {"1", "L", "LA", "La"} else "RGB"  # grey, for grey profiles to fit
     if not im.has_transparency_data:
-        return im.convert(mode)
-    im = im if im.mode == "RGBA" else im.convert("RGBA")
+        return _converted(im, mode)
+    im = _converted(im, "RGBA")
     white = Image.new(mode, im.size, "white")
     white.paste(im, mask=im.getchannel("A"))
     return white

@@ -27,7 +27,7 @@ class Outputs:
     """What is written of a run, each an option; none of it changes the picture.
 
         outputs = Outputs("out.jpg", timelapse="run.gif")
-        outputs.check(["photo.jpg", "painting.jpg"])
+        outputs.check(["photo.jpg", "painting.jpg"], settings.size)
         result = nst.stylize("photo.jpg", "painting.jpg", settings, on_step=outputs.add)
         outputs.save(result)
 
@@ -50,6 +50,9 @@ class Outputs:
     )
     timelapse: str | None = option(None, "animation of the run (.gif, .webp or .mp4)")
     plot: str | None = option(None, "the loss curves as a picture")
+    depth: int = option(
+        8, "bits a channel, 16 for .png and .tif", one_of=images.DEPTHS, group="pictures"
+    )
 
     def __post_init__(self):
         check_fields(self)
@@ -63,13 +66,14 @@ class Outputs:
         """Where pictures on the way go."""
         return Path(self.result).with_name(f"{Path(self.result).stem}_steps")
 
-    def check(self, sources: Iterable[str | Path] = ()) -> None:
+    def check(self, sources: Iterable[str | Path] = (), size: int = 0) -> None:
         """Say what will be replaced, and raise UserError for what could not be written.
 
-        sources: files that must not be replaced. Changes nothing.
+        sources: files that must not be replaced; size: the result's longest side. Changes nothing.
         """
         taken = [*sources]
         images.check_result_path(self.result, taken)
+        images.check_format(self.result, size, self.depth)
         taken.append(self.result)
         if self.timelapse:
             images.check_result_path(self.timelapse, taken, animation.FORMATS)
@@ -91,7 +95,7 @@ class Outputs:
 
     def save(self, result) -> None:
         """Write what an nst.Result has, the picture first."""
-        result.save(self.result)
+        result.save(self.result, self.depth)
         if self.timelapse:
             self._save_timelapse(Path(self.timelapse), result.image)
         if self.plot:
@@ -158,7 +162,8 @@ class Outputs:
                     path.unlink()
             digits = max(6, len(str(step.settings.num_iter)))
             name = f"{step.iteration:0{digits}}{Path(self.result).suffix}"
-            images.save(self.folder / name, step.picture())
+            picture = step.picture(exact=self.depth > 8)
+            images.save(self.folder / name, picture, depth=self.depth)
         except (OSError, UserError) as error:
             if isinstance(error, OSError):
                 error = f"cannot save pictures in {self.folder}: {why(error)}"

@@ -128,7 +128,7 @@ def exists(path: str | os.PathLike) -> bool:
     return os.path.exists(path)  # noqa: PTH110
 
 
-def write(path: str | os.PathLike, data: bytes) -> None:
+def write(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Write a file, which is at `path` as a whole or, if OSError is raised, not at all.
 
     Full disks and failing ones do not always say so: what is there is read back.
@@ -136,8 +136,9 @@ def write(path: str | os.PathLike, data: bytes) -> None:
     with replacing(Path(os.path.realpath(path))) as file:
         file.write(data)
         file.seek(0)
-        if file.read() != data:
-            raise OSError("the disk does not keep what is written")
+        for start in range(0, len(data), 2**20):
+            if file.read(2**20) != data[start : start + 2**20]:
+                raise OSError("the disk does not keep what is written")
 
 
 @contextlib.contextmanager

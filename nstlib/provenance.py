@@ -20,11 +20,12 @@ def metadata(
     settings: Settings,
     losses: dict[str, float],
     iterations: int,
+    depth: int = 8,
 ) -> dict:
     """How a picture was made, as `images.save` takes it.
 
     sources: the content and the styles; path: of the picture; losses: the weighted losses of the
-    picture by name; iterations: how many there were.
+    picture by name; iterations: how many there were; depth: bits a channel.
     """
     content, *styles = [str(source) for source in sources] or [""]
     return {
@@ -35,6 +36,7 @@ def metadata(
         "settings": dataclasses.asdict(settings),
         "losses": losses,
         "iterations": iterations,
+        "depth": depth,
     }
 
 
@@ -55,6 +57,8 @@ def read(path: str | Path) -> tuple[list[str], str]:
         chosen = found["settings"].items()
         settings = Settings(**{name: value for name, value in chosen if name not in OUTPUTS})
         argv = command(settings, found["content"], found["style"], str(path))
+        if found.get("depth", 8) != 8:
+            argv += ["--depth", f"{found['depth']:d}"]
         if any(b"\0" in os.fsencode(argument) for argument in argv):
             raise ValueError("no name of a file")
         losses = "".join(f", {x} {found['losses'][x]:.3e}" for x in LOSSES if x in found["losses"])

@@ -66,8 +66,9 @@ def carry_over(base: np.ndarray, image: np.ndarray, smaller: np.ndarray) -> np.n
     All float32 [H, W, 3]. So the large shapes come along, and the finer detail of the base is kept.
     """
     height, width = base.shape[:2]
-    change = resize(image, height, width) - resize(smaller, height, width)
-    return np.clip(base + change, 0, 255)
+    changed = resize(image, height, width) - resize(smaller, height, width)
+    changed += base
+    return changed.clip(0, 255, out=changed)
 
 
 def with_margin(image: np.ndarray) -> np.ndarray:

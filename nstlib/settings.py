@@ -43,7 +43,7 @@ def check_fields(settings) -> None:
         for name, holds in LIMITS.items():
             limit = field.metadata.get(name)
             if limit is not None and not holds(value, limit):
-                limit = ", ".join(limit) if name == "one_of" else limit
+                limit = ", ".join(map(str, limit)) if name == "one_of" else limit
                 wanted = f"{name.replace('_', ' ')} {limit}"
                 raise UserError(f"--{field.name} must be {wanted}, not {value}")
 
@@ -66,7 +66,7 @@ def explained(settings: type) -> type:
     """A dataclass with each of its fields and what it does in the docstring, for `help`."""
     lines = []
     for field in dataclasses.fields(settings):
-        choices = " or ".join(field.metadata.get("one_of", ()))
+        choices = " or ".join(map(str, field.metadata.get("one_of", ())))
         help = field.metadata["help"] + (choices and f": {choices}")
         lines.append(f"    {field.name}: {help} [{field.default}]")
     settings.__doc__ = "\n".join([(settings.__doc__ or "").rstrip(), "", *lines])

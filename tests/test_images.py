@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile, JpegImagePlugin
 
-from nstlib import UserError, images
+from nstlib import UserError, images, memory, vips
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -293,19 +293,23 @@ def test_one_bit_and_grey(tmp_path):
     ("mode", "suffix"),
     [("I;16", "png"), ("I;16", "tif"), ("I;16B", "tif"), ("I", "tif"), ("I", "pgm")],
 )
-def test_16_bit_grey_is_scaled(tmp_path, mode, suffix):
+def test_16_bit_grey_is_scaled(tmp_path, monkeypatch, mode, suffix):
     values = np.array([[0, 128, 257, 25700, 40000, 65535]])
     dtype = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
     picture = Image.frombytes(mode, (6, 1), values.astype(dtype).tobytes())
     picture.save(tmp_path / f"x.{suffix}")
+    monkeypatch.setattr(vips, "is_installed", lambda: False)
     expected = np.rint(values / 257)[..., None]
     assert (images.load(tmp_path / f"x.{suffix}") == expected).all()
 
 
-def test_16_bit_colour(tmp_path):
+def test_16_bit_colour_without_libvips(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "nst")
+    monkeypatch.setattr(vips, "is_installed", lambda: False)
     values = np.array([[0, 25700, 65535], [65535, 257, 51400]], ">u2")
     (tmp_path / "x.png").write_bytes(png(2, 1, 16, 2, [values.tobytes()]))
     assert np.abs(images.load(tmp_path / "x.png") - [values / 257]).max() <= 1
+    assert "of which 8 are read: pip install" in caplog.text
 
 
 @pytest.mark.parametrize("scale", [1, 255])
@@ -385,14 +389,29 @@ def test_jpeg_is_decoded_small_but_at_twice_the_target(tmp_path, monkeypatch):
     assert set(decoded) == {(500, 250)}
 
 
-def test_hundred_megapixels(tmp_path):
-    Image.new("L", (10000, 10000), 77).save(tmp_path / "x.jpg")
+def test_two_hundred_megapixels(tmp_path):
+    """More than Pillow reads without being asked."""
+    Image.new("L", (16000, 12500), 77).save(tmp_path / "x.jpg")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded = images.load(tmp_path / "x.jpg", 512)
-        assert images.image_size(tmp_path / "x.jpg") == (10000, 10000)
-    assert loaded.shape == (512, 512, 3)
+        assert images.image_size(tmp_path / "x.jpg") == (16000, 12500)
+    assert loaded.shape == (400, 512, 3)
     assert np.abs(loaded - 77).max() <= 1
+    assert Image.MAX_IMAGE_PIXELS < 10**8  # of other parts of a program
+
+
+def test_more_pixels_than_memory(tmp_path, monkeypatch):
+    """The largest that can be made here: its header is read, of its pixels none."""
+    (tmp_path / "x.png").write_bytes(png(65535, 65535, 8, 2, [bytes(10)]))
+    monkeypatch.setattr(memory, "available", lambda: 8 * 65535**2 - 1)
+    assert images.image_size(tmp_path / "x.png") == (65535, 65535)
+    with pytest.raises(UserError) as error:
+        images.load(tmp_path / "x.png", 512)
+    assert "not enough memory" in one_sentence(error, f"cannot read {tmp_path / 'x.png'}: ")
+    written(tmp_path / "y.png")
+    monkeypatch.setattr(memory, "available", lambda: 8 * 200 * 300)
+    assert images.load(tmp_path / "y.png").shape == (200, 300, 3)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
@@ -474,7 +493,7 @@ BOMB = png(100_000, 100_000, 8, 2, [bytes(10)])
         ("empty.png", b"", "the file is empty"),
         ("IMG_0001.HEIC", HEIC, "HEIC image; convert it to JPEG or PNG first"),
         ("renamed.jpg", HEIC, "HEIC image; convert it to JPEG or PNG first"),
-        ("bomb.png", BOMB, "more than 179 megapixels; make it smaller"),
+        ("bomb.png", BOMB, "more than 4295 megapixels; make it smaller"),
         ("movie.mp4", HEIC.replace(b"ftypheic", b"ftypisom"), "damaged or of an unknown format"),
     ],
 )
@@ -708,6 +727,33 @@ def test_interrupted_save_leaves_nothing(folder, monkeypatch):
 # Checking the result's path before the run
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "depth", "reason"),
+    [
+        ("x.jpg", 65501, 8, "a JPEG has at most 65500 pixels a side, not 65501"),
+        ("x.WEBP", 16384, 8, "a WEBP has at most 16383 pixels a side, not 16384"),
+        ("x.jpeg", 64, 16, "a JPEG has no 16 bits a channel"),
+        ("x.webp", 64, 16, "a WEBP has no 16 bits a channel"),
+    ],
+)
+def test_what_a_format_cannot_hold(name, size, depth, reason):
+    with pytest.raises(UserError) as error:
+        images.check_format(name, size, depth)
+    message = one_sentence(error, f"cannot write {name}: ")
+    assert message.endswith(f"{reason}; name a .png or .tif")
+    images.check_format(name, size - 1, 8)
+    images.check_format("x.png", images.MAX_SIZE)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".png", ".tif"])
+def test_what_a_format_can_hold(tmp_path, suffix):
+    longest = images.LONGEST.get(images.FORMATS[suffix]["format"], images.MAX_SIZE)
+    images.check_format(tmp_path / f"x{suffix}", min(longest, 30_000))
+    images.save(tmp_path / f"x{suffix}", np.full((1, longest, 3), 99, np.uint8))
+    assert images.image_size(tmp_path / f"x{suffix}") == (longest, 1)
+    assert np.abs(images.load(tmp_path / f"x{suffix}") - 99).max() <= 1
+
+
 @pytest.mark.parametrize("name", ["new.png", "x.png", "new.TIFF", "link.jpg"])
 def test_good_result_path(folder, name):
     (folder / "link.jpg").symlink_to("elsewhere.jpg")
@@ -812,3 +858,16 @@ def test_cause_of_an_enlarged_style_is_named(caplog, size, scale, cause):
     image = np.zeros((100, 100, 3), np.uint8)
     images.check_size(image, images.load(image, round(size * scale)), size, scale)
     assert caplog.messages[-1].endswith(f"({cause})")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (40, 60), (1, 600_000), (600_000, 1), (700, 1000)])
+def test_strips_are_all_of_the_rows_once(shape):
+    rows = np.arange(shape[0])
+    parts = [rows[part] for part in images.strips(*shape)]
+    assert (np.concatenate(parts) == rows).all()
+    assert max(map(len, parts)) * shape[1] <= max(2**18, shape[1])
+
+
+def test_resize_to_the_same_size_changes_nothing():
+    image = np.float32(noise()) + 0.25
+    assert images.resize(image, *image.shape[:2]) is image

@@ -16,7 +16,7 @@ from conftest import arguments, picture
 from PIL import Image
 
 import nst
-from nstlib import UserError, animation, images, outputs
+from nstlib import UserError, animation, colors, images, outputs
 from nstlib.outputs import Outputs
 
 ENDINGS = [".gif", ".webp", ".mp4"]
@@ -65,7 +65,7 @@ def fake_steps(plan, picture=lambda iteration, size: np.zeros((4, 6, 3), np.uint
     settings = nst.Settings(**{"num_iter": num_iter, **changes})
 
     def step(side, iteration):
-        def at(size=None):
+        def at(size=None, exact=False):
             return picture(iteration, size)
 
         tensor = SimpleNamespace(shape=(1, side, side, 3))
@@ -134,6 +134,34 @@ def test_step_pictures(tmp_path):
     for name in saved:
         assert (images.load(tmp_path / "my.result_steps" / name) == seen[name]).all()
         assert seen[name].shape == result.image.shape
+
+
+def test_going_on_after_a_crash(tmp_path):
+    """From the last picture on the way: at full size, nothing of it lost, to a loss like that of
+    the whole run. The margin and Adam's moments begin anew."""
+    content, style = picture(48, 64), picture(32, 32, 1)
+    options = {"network": "small", "size": 64}
+    settings = nst.Settings(num_iter=20, scales=1, **options)
+    whole = nst.stylize(content, style, settings)
+    written, seen = Outputs(tmp_path / "x.png", save_every=10), []
+    half = nst.stylize(content, style, settings, lambda x: written.add(x) or x.iteration < 10)
+    init = str(tmp_path / "x_steps/000010.png")
+    settings = nst.Settings(num_iter=10, init=init, **options)
+    rest = nst.stylize(content, style, settings, lambda step: seen.append(step.picture(exact=True)))
+    assert (seen[0] == images.load(init)).all()
+    assert rest.best_losses["total"] < half.best_losses["total"]
+    assert rest.best_losses["total"] < 1.1 * whole.best_losses["total"]
+
+
+def test_going_on_with_the_photographs_colours(tmp_path):
+    """They are put back on each result, and are not among what is optimized."""
+    grey, style, finish = colors.prepare("content", np.float32(picture(48, 64)), [])
+    lightness = grey * 0.9
+    images.save(tmp_path / "x.png", finish(lightness))
+    settings = nst.Settings(init=str(tmp_path / "x.png"), colors="content")
+    start = nst.start_image(settings, grey, style)
+    assert np.ptp(start, axis=-1).max() < 0.01
+    assert np.abs(start - lightness).mean() < 1  # some colours are none of sRGB's, and clipped
 
 
 def test_names_sort_however_many(tmp_path):
