@@ -187,9 +187,23 @@ class Sources(NamedTuple):
     content: np.ndarray
     styles: list[np.ndarray]
     masks: list[np.ndarray]  # C is 1; none, or one for each style
-    start: np.ndarray  # where the optimization starts, of the content's size
-    tint: Callable[[np.ndarray], np.ndarray]  # what gives a result its colours
+    init: np.ndarray | None  # the image that the optimization is to start from, of any size
     thinnest: float  # the smallest ratio of short to long side
+    tint: Callable[[np.ndarray], np.ndarray] = lambda image: image  # gives a result its colours
+
+    def in_colors(self, settings: Settings) -> "Sources":
+        """With the colours that resolved settings want."""
+        shares = [mask / 255 for mask in self.masks]
+        if shares:  # where there are several they mix
+            shares = [share / np.maximum(sum(shares), 1) for share in shares]
+        else:
+            blend = settings.style_blend or [1] * len(self.styles)
+            shares = [share / sum(blend) for share in blend]
+        content, styles, tint = prepare_colors(settings.colors, self.content, self.styles, shares)
+        init = self.init
+        if init is not None and settings.colors == "content":  # an earlier result has got them back
+            init = greyed(init)
+        return self._replace(content=content, styles=styles, init=init, tint=tint)
 
     def at(self, scale: float) -> tuple:
         """Content, styles and masks in a smaller size, as `take_targets` takes them."""
@@ -213,28 +227,26 @@ def load_sources(content: Picture, styles: Sequence[Picture], settings: Settings
     sizes = [round(settings.size * scale) for scale in scales]
     loaded = [images.load(*file) for file in zip(files, sizes, strict=True)]
     masks = [images.load_mask(path, *loaded[0].shape[:2]) for path in settings.mask or ()]
-    photograph, paintings, tint = prepare_colors(settings.colors, loaded[0], loaded[1:])
-    start = start_image(settings, photograph, paintings[0])
+    init = None
+    if settings.init not in ("content", "noise", "style"):
+        init = images.load(settings.init)
     if settings.weights:
         networks.check_weights(settings.weights, settings.network)
     for file, image, scale in zip(files, loaded, scales, strict=True):
         images.check_size(file, image, settings.size, scale)
     thinnest = min(min(x.shape[:2]) / max(x.shape[:2]) for x in loaded)
-    return Sources(photograph, paintings, masks, start, tint, thinnest)
+    return Sources(loaded[0], loaded[1:], masks, init, thinnest)
 
 
-def start_image(settings: Settings, content: np.ndarray, style: np.ndarray) -> np.ndarray:
+def start_image(settings: Settings, sources: Sources) -> np.ndarray:
     """Where the optimization starts, float32 [H, W, 3] of the content's size."""
+    shape = sources.content.shape
     if settings.init == "content":
-        return content
+        return sources.content
     if settings.init == "noise":
-        return np.random.default_rng(settings.seed).uniform(0, 255, content.shape).astype("float32")
-    image = style
-    if settings.init != "style":
-        image = images.load(settings.init)
-        if settings.colors == "content":  # an earlier result has got them back
-            image = greyed(image)
-    return images.resize(image, *content.shape[:2])
+        return np.random.default_rng(settings.seed).uniform(0, 255, shape).astype("float32")
+    image = sources.styles[0] if sources.init is None else sources.init
+    return images.resize(image, *shape[:2])
 
 
 class Best(NamedTuple):
@@ -265,6 +277,8 @@ def stylize(
     names = tuple("(array)" if isinstance(x, np.ndarray) else str(x) for x in (content, *styles))
     sources = load_sources(content, styles, settings)
     settings, extractor = network.fit(settings) if network else load_network(settings)
+    sources = sources.in_colors(settings)
+    start_at = start_image(settings, sources)
     log.info("network %s, %s", settings.network, settings.precision)
     targets_of = partial(take_targets, extractor, settings)
     objective = make_objective(extractor, settings)
@@ -303,7 +317,7 @@ def stylize(
     def run():
         work_before = 0
         for size, num_iter in plan:
-            scale = next_scale(best, sources.start, size, settings)
+            scale = next_scale(best, start_at, size, settings)
             start = tf.constant(with_margin(scale.start))
             targets = targets_of(*sources.at(size / settings.size))
             see = partial(report, scale, work_before)

@@ -4,7 +4,7 @@ Transfer" (CVPR 2017), section 5. Images are float32 sRGB, [H, W, 3] in 0..255.
 Some rows at a time: in float64, all of a large image would take many times what the image does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,13 +12,19 @@ from nstlib.images import resize, strips
 
 
 def prepare(
-    colors: str, content: np.ndarray, styles: list[np.ndarray]
+    colors: str,
+    content: np.ndarray,
+    styles: list[np.ndarray],
+    shares: Sequence[float | np.ndarray] = (1.0,),
 ) -> tuple[np.ndarray, list[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
     """Content and styles as they are to be used, and what to do to each image that comes of them.
 
-    colors: "style" changes nothing; "match" gives the styles the content's colours; "content"
-    transfers style in lightness alone, and gives the result the content's colours.
+    colors: "style" changes nothing; "palette" gives the content the styles' colours, of each its
+    share [a number, or [H, W, 1] of the content's size]; "match" gives the styles the content's;
+    "content" transfers style in lightness alone, and gives the result the content's colours.
     """
+    if colors == "palette":
+        return mixed(content, styles, shares), styles, lambda image: image
     if colors == "match":
         return content, [match(style, content) for style in styles], lambda image: image
     if colors == "style":
@@ -39,6 +45,34 @@ def prepare(
         return by_rows(tinted, image, resize(content, *image.shape[:2]))
 
     return grey(lightness), [alike(style) for style in styles], finish
+
+
+def mixed(content: np.ndarray, styles: list[np.ndarray], shares) -> np.ndarray:
+    """The content with the colours of each style, mixed by their shares; its own where they do not
+    add up to 1."""
+    changes = [share * (transport(content, x) - content) for x, share in zip(styles, shares)]
+    return content + np.sum(changes, axis=0)
+
+
+def transport(content: np.ndarray, style: np.ndarray) -> np.ndarray:
+    """The content with the style's mean colour and its covariance, [H, W, 3].
+
+    The linear map of least change: Pitié and Kokaram, "The linear Monge-Kantorovitch linear colour
+    mapping for example-based colour transfer" (2007). What is light stays lighter than what is
+    dark, so an image can come near both the content and the style's colours.
+    """
+
+    def root(matrix):
+        values, vectors = np.linalg.eigh(matrix)
+        return vectors * np.sqrt(values) @ vectors.T
+
+    # A few grey levels, lest the noise of a photograph without colours become colour.
+    floor = 25 * np.eye(3)
+    (mean, *own), (wanted, *other) = statistics(content), statistics(style)
+    own, other = (vectors * values @ vectors.T + floor for values, vectors in (own, other))
+    inverse = np.linalg.inv(root(own))
+    change = inverse @ root(root(own) @ other @ root(own)) @ inverse
+    return by_rows(lambda rows: ((rows - mean) @ change + wanted).clip(0, 255), content)
 
 
 def greyed(image: np.ndarray) -> np.ndarray:

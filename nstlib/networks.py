@@ -37,6 +37,7 @@ class Network:
     style_layers: tuple[str, ...]
     style_loss: str = "gram"
     pooling: str
+    colors: str = "style"
     num_iter: int = 1000
     learning_rate: float = 5.0  # of Adam, in grey levels
     init_noise: float = 0.0
@@ -270,13 +271,14 @@ NETWORKS = {
     "small": Pyramid(
         levels=5,
         channels=(64, 96, 128),
-        content_layers=("level1_conv2",),
+        content_layers=("level1_conv2=0.25", "level2_conv2"),
         style_layers=(
             *(f"level{level}_conv1" for level in range(1, 6)),
             *(f"level{level}_conv2" for level in range(1, 5)),
-            *(f"level{level}_conv3" for level in range(1, 4)),
+            *(f"level{level}_conv3=3" for level in range(1, 4)),
         ),
         style_loss="wasserstein",
+        colors="palette",
         pooling="blur",
         num_iter=300,
         learning_rate=10.0,

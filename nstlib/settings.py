@@ -123,8 +123,9 @@ class Settings:
     mask: tuple[str, ...] | None = option(
         None, "image, white where a style is to be: one for each -s", action="append"
     )
-    colors: str = option(
-        "style", "whose colours; match: both alike", one_of=("style", "content", "match")
+    colors: str | None = option(
+        *(None, "whose colours; of small palette, else style"),
+        one_of=("style", "palette", "content", "match"),
     )
     init: str = option("content", "where to start: content, style, noise or an image file")
     init_noise: float | None = option(
@@ -174,7 +175,7 @@ class Settings:
         if precision == "auto":
             exact = self.optimizer in NEED_FLOAT32
             precision = "float32" if exact else networks.best_precision()
-        own = ("num_iter", "learning_rate", "style_loss", "init_noise", "pooling")
+        own = ("num_iter", "learning_rate", "style_loss", "colors", "init_noise", "pooling")
         unset = {name: getattr(network, name) for name in own if getattr(self, name) is None}
         if "init_noise" in unset and self.init != "content":
             unset["init_noise"] = 0.0  # an earlier result loses nothing, and noise needs no more
