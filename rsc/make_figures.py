@@ -120,7 +120,7 @@ CONTROLS = {
     ),
     "colors": (
         ("astronaut", "wave"),
-        *({"colors": x} for x in ("style", "match", "content")),
+        *({"colors": x} for x in ("style", "palette", "match", "content")),
     ),
     "mask": (("temple", "ink", "circles"),),
     "reconstruction": (

@@ -412,6 +412,47 @@ def test_colours_matched(small):
     assert losses["style"] == pytest.approx(expected["style"], rel=EXACT["covariance"])
 
 
+def test_palette():
+    """The content with the style's mean colour and covariance; light stays lighter than dark."""
+    content, style = np.float32(muted(CONTENT)), np.float32(muted(STYLE))
+    found, (same,), tint = colors.prepare("palette", content, [style])
+    assert same is style
+    assert tint(found) is found
+    one, other = (np.float64(x).reshape(-1, 3) for x in (found, style))
+    np.testing.assert_allclose(one.mean(axis=0), other.mean(axis=0), atol=0.1)
+    covariances = np.cov(one.T), np.cov(other.T)
+    np.testing.assert_allclose(*covariances, atol=0.1 * np.abs(covariances[1]).max())
+    lightness = [colors.to_lab(x)[..., 0].ravel() for x in (content, found)]
+    assert np.corrcoef(lightness)[0, 1] > 0.8
+
+
+def test_palette_of_a_photograph_without_colours():
+    """Its noise does not become colour."""
+    noise = np.random.default_rng(0).normal(0, 0.5, [40, 50, 3])
+    content = np.float32(128 + 40 * np.sin(np.arange(50))[:, np.newaxis] + noise)
+    found = colors.transport(content, np.float32(STYLE))
+    plain = colors.transport(content - noise, np.float32(STYLE))
+    assert np.abs(found - plain).mean() < 5
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_palette_of_several_styles(tmp_path, masked):
+    """As the styles are mixed, and where each is to be; elsewhere the photograph's."""
+    content, styles = np.float32(CONTENT), [np.float32(STYLE), np.float32(STYLE[:, ::-1] // 2)]
+    alone = [colors.transport(content, style) for style in styles]
+    masks = [np.zeros([*content.shape[:2], 1], np.float32) for _ in styles]
+    masks[0][:, :20], masks[1][:, 10:30] = 255, 255
+    sources = nst.Sources(content, styles, masks if masked else [], None, 1.0)
+    found = sources.in_colors(nst.Settings(colors="palette", style_blend=(1, 3))).content
+    if masked:
+        np.testing.assert_allclose(found[:, :10], alone[0][:, :10], atol=0.01)
+        np.testing.assert_allclose(found[:, 10:20], np.mean(alone, 0)[:, 10:20], atol=0.01)
+        np.testing.assert_allclose(found[:, 20:30], alone[1][:, 20:30], atol=0.01)
+        np.testing.assert_allclose(found[:, 30:], content[:, 30:], atol=0.01)
+    else:
+        np.testing.assert_allclose(found, (alone[0] + 3 * alone[1]) / 4, atol=0.01)
+
+
 # Strokes
 
 

@@ -153,13 +153,14 @@ def test_going_on_after_a_crash(tmp_path):
     assert rest.best_losses["total"] < 1.1 * whole.best_losses["total"]
 
 
-def test_going_on_with_the_photographs_colours(tmp_path):
+def test_going_on_with_the_photographs_colours():
     """They are put back on each result, and are not among what is optimized."""
-    grey, style, finish = colors.prepare("content", np.float32(picture(48, 64)), [])
+    content = np.float32(picture(48, 64))
+    grey, _, finish = colors.prepare("content", content, [])
     lightness = grey * 0.9
-    images.save(tmp_path / "x.png", finish(lightness))
-    settings = nst.Settings(init=str(tmp_path / "x.png"), colors="content")
-    start = nst.start_image(settings, grey, style)
+    settings = nst.Settings(init="x.png", colors="content")
+    sources = nst.Sources(content, [], [], finish(lightness), 1.0).in_colors(settings)
+    start = nst.start_image(settings, sources)
     assert np.ptp(start, axis=-1).max() < 0.01
     assert np.abs(start - lightness).mean() < 1  # some colours are none of sRGB's, and clipped
 
