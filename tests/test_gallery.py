@@ -24,8 +24,9 @@ from nstlib import UserError, cli, gallery, images
 from nstlib.networks import LoadedNetwork
 from nstlib.sheet import TILE, sheet
 
-QUICK = ["--network", "small", "--size", "48", "-n", "4"]
-SETTINGS = nst.Settings(network="small", size=48, num_iter=4)
+LAYER = "level1_conv1"  # the only one of the style: each new setting traces all there are
+QUICK = ["--network", "small", "--size", "48", "-n", "4", "--style_layers", LAYER]
+SETTINGS = nst.Settings(network="small", size=48, num_iter=4, style_layers=[LAYER])
 
 
 @pytest.fixture
@@ -471,7 +472,7 @@ def test_dask_loses_nothing_with_a_worker(folders, cluster):
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_for(lambda: len(list(folders.glob("sheet/*.png"))) >= 2)
+        wait_for(lambda: list(folders.glob("sheet/*.png")))
         at_work = client.processing()
         victim = max(at_work, key=lambda worker: len(at_work[worker]))
         assert at_work[victim]
@@ -480,7 +481,7 @@ def test_dask_loses_nothing_with_a_worker(folders, cluster):
         assert client.nthreads().keys() == workers.keys()
     assert (gallery_run.returncode, stderr) == (0, "")
     assert sorted(path.name for path in Path("sheet").iterdir()) == [f"{x}.png" for x in ALL]
-    settings = nst.Settings(network="small", size=48, num_iter=40)
+    settings = dataclasses.replace(SETTINGS, num_iter=40)
     for name, image in cells().items():
         content, style = name.split("_")
         (style,) = Path("art").glob(f"{style}.*")
@@ -490,6 +491,7 @@ def test_dask_loses_nothing_with_a_worker(folders, cluster):
 
 def test_dask_that_cannot_work(folders, calls, capsys, monkeypatch):
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    monkeypatch.setattr(gallery.cluster, "PATIENCE", 0.5)
     nobody = free_address()
     for address in (nobody, "nonsense://x:y"):
         main("--dask", address, status=2)
@@ -506,15 +508,12 @@ def test_dask_that_cannot_work(folders, calls, capsys, monkeypatch):
 # What came between
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
-def test_damaged_cells_are_painted_again(folders, calls, damage):
+@pytest.mark.parametrize("share", [0, 0.7])
+def test_damaged_cells_are_painted_again(folders, calls, share):
     main()
     cell = Path("sheet/b_x.png")
     good = cell.read_bytes()
-    if damage == "gone":
-        cell.unlink()
-    else:
-        cell.write_bytes(good[: len(good) * 2 // 3] if damage == "cut" else b"")
+    cell.write_bytes(good[: round(share * len(good))])
     main()
     assert calls[len(ALL) :] == ["b_x"]
     assert cell.read_bytes() == good

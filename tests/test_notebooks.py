@@ -17,6 +17,14 @@ from nbclient import NotebookClient
 FOLDER = ROOT / "notebooks"
 NAMES = ["neural_style_transfer.ipynb", "explore.ipynb"]
 TINY = {"SIZE": 48, "NUM_ITER": 3, "NETWORK": "small"}
+# Graphs of each setting, and of all layers, would take longer than pictures of this size.
+LIGHT = """
+import dataclasses
+from nstlib import networks
+networks.compiled = lambda function: function
+small = networks.NETWORKS["small"]
+networks.NETWORKS["small"] = dataclasses.replace(small, style_layers=small.style_layers[:5])
+"""
 
 
 def load(name, **parameters):
@@ -26,7 +34,7 @@ def load(name, **parameters):
         i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ())
     ]
     source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    notebook.cells.insert(index + 1, nbformat.v4.new_code_cell(source, id="injected"))
+    notebook.cells.insert(index + 1, nbformat.v4.new_code_cell(source + LIGHT, id="injected"))
     return notebook
 
 

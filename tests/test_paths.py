@@ -59,6 +59,14 @@ def test_folder_that_may_not_be_entered(place, use):
     Path("closed").chmod(0o700)
 
 
+def test_file_that_may_not_be_read_or_replaced(place):
+    Path("photo.jpg").chmod(0o400)
+    assert "write-protected" in complaint("result", "photo.jpg")
+    Path("photo.jpg").chmod(0)
+    for use in READS:
+        assert "ermission denied" in complaint(use, "photo.jpg")
+
+
 @pytest.mark.parametrize("use", [*READS, "result"])
 def test_links_in_a_circle(place, use):
     Path("x.png").symlink_to("y.png")

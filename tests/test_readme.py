@@ -21,6 +21,7 @@ LONG = "dask", "jupyter", "execute.py"  # each has a test of its own
 SOME_TESTS = (
     "tests/test_display.py tests/test_training.py tests/test_browser.py tests/test_vgg19.py"
 )
+SMALL = "--network small --size 32 -n 1 --style_layers level1_conv1"
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_commands_work_as_pasted(clone, commands):
     for command in commands:
         if any(word in command for word in LONG):
             continue
-        added = "--network small --size 32 -n 1" if " -r " in command else ""
+        added = SMALL if " -r " in command else ""
         if "-m pytest" in command:
             added = f"--collect-only -q -n 0 {SOME_TESTS}"
         done = paste(clone, command, added, capture_output=True)
@@ -146,7 +147,7 @@ def test_dask_as_pasted(clone, started):
     started("exec " + scheduler, f"--port {port} --no-dashboard")
     started("exec " + worker.replace("8786", port), "--no-dashboard")
     gallery = gallery.replace("8786", port)
-    wait_for(lambda: not paste(clone, gallery, "--size 32 -n 1").returncode)
+    wait_for(lambda: not paste(clone, gallery, SMALL).returncode)
     assert len(list((clone / "matrix").iterdir())) == 2
 
 
