@@ -340,9 +340,8 @@ def files(tmp_path, monkeypatch):
 
 def main(*argv):
     good = {"-c": "photo.webp", "-s": "style.png", "-r": "out.png", "--network": "small"}
-    light = ["--style_layers", "level1_conv1", "--style_loss", "gram"]
-    run = ["--size", 64, "-n", 8, "-l", 5, "--init_noise", 0]
-    return nst.main(arguments(good, [*light, *run, *argv]))
+    quick = ["--size", 64, "-n", 8, "-l", 5, "--init_noise", 0, "--style_layers", "level1_conv1"]
+    return nst.main(arguments(good, [*quick, *argv]))
 
 
 def test_run(files, caplog):

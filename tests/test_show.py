@@ -306,7 +306,8 @@ def test_saved_result_tells_how_it_was_made(tmp_path):
 
 
 def test_names_of_any_bytes_are_shown(tmp_path):
-    images.save(tmp_path / "x.png", picture(20, 20), {**METADATA, "settings": {}})
+    made = METADATA | {"settings": {"precision": "float32"}}
+    images.save(tmp_path / "x.png", picture(20, 20), made)
     done = subprocess.run(
         [sys.executable, "nst.py", "--show", tmp_path / "x.png"],
         cwd=ROOT,
@@ -316,7 +317,8 @@ def test_names_of_any_bytes_are_shown(tmp_path):
     assert done.returncode == 0
     argv = ["-c", METADATA["content"], "-s", "a.png", "-s", METADATA["style"][1], "-r"]
     program = [sys.executable, "nst.py"]  # as it was called
-    assert shlex.split(os.fsdecode(done.stdout)) == [*program, *argv, str(tmp_path / "x.png")]
+    shown = [*program, *argv, str(tmp_path / "x.png"), "--precision", "float32"]
+    assert shlex.split(os.fsdecode(done.stdout)) == shown
 
 
 @pytest.mark.parametrize(
@@ -339,7 +341,7 @@ def test_what_cannot_be_shown(tmp_path, capsys, settings, reason):
     assert reason in err
 
 
-PLAIN = {**METADATA, "style": ["a.png"], "settings": {}}
+PLAIN = {**METADATA, "style": ["a.png"], "settings": {"precision": "float32"}}
 HUGE = 10**400
 HOSTILE = [
     {"style": 5},
