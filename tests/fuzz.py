@@ -376,7 +376,7 @@ def main(kind: str, count: str, seed: str) -> int:
     )
     failures += peak > MEMORY
     for outcome, times in outcomes.most_common():
-        print(f"{times:6}  {outcome}")
+        print(f"{times:6}  {outcome}".encode(errors="replace").decode())
     print(f"{peak / 1e6:.0f} MB at most")
     print(f"{count} {kind}, {failures} failures")
     return bool(failures)

@@ -235,7 +235,7 @@ def gradient():
 
     def at(precision, **changes):
         options = {"network": "small", "content_weight": 100.0, "style_weight": 1e-5} | changes
-        options["style_layers"] = ("level1_conv1", "level1_conv2", "level2_conv1")
+        options["style_layers"] = ("level1_conv1", "level1_conv2")  # of all, tracing takes longer
         settings, extractor = nst.load_network(nst.Settings(precision=precision, **options))
         content, style, image = (batch(picture(32, 48, seed)) for seed in range(3))
         targets = nst.take_targets(extractor, settings, content, [style])
@@ -244,18 +244,18 @@ def gradient():
     return at
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("factor", [1, 1e6, 1e-6])
-def test_gradient_in_half_precision(gradient, precision, factor):
+def test_gradient_in_half_precision(gradient, factor):
     """However large or small the losses are."""
     changes = {"content_weight": 100 * factor, "style_weight": 1e-5 * factor}
     changes["tv_weight"] = 1e2 * factor
-    one, other = gradient(precision, **changes), gradient("float32", **changes)
-    assert np.isfinite(one).all()
-    one, other = np.float64(one), np.float64(other)
-    cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
-    assert cosine > 0.99
-    assert np.linalg.norm(one) == pytest.approx(np.linalg.norm(other), rel=0.02)
+    exact = np.float64(gradient("float32", **changes))
+    for precision in ("bfloat16", "float16"):
+        found = np.float64(gradient(precision, **changes))
+        assert np.isfinite(found).all()
+        cosine = found @ exact / np.linalg.norm(found) / np.linalg.norm(exact)
+        assert cosine > 0.99
+        assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(exact), rel=0.02)
 
 
 def test_gradient_in_float16_with_much_style(gradient):
