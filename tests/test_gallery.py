@@ -474,7 +474,7 @@ def test_dask_paints_the_same(folders):
     """On two workers, which here are threads."""
     distributed = pytest.importorskip("distributed")
     options = {"processes": False, "threads_per_worker": 1, "protocol": "tcp"}
-    with distributed.LocalCluster(2, **options, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(2, **options, dashboard_address=":0") as cluster:
         main("--dask", cluster.scheduler_address)
     check_cells(SETTINGS)
     assert images.image_size("sheet.png")[0] == sheet_width(3)

@@ -18,7 +18,7 @@ from nstlib.scales import plan_scales
 # Of files: any but NUL, and but "--", which argparse drops before Python 3.13.
 NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1).filter(lambda x: x != "--")
 # A loaded machine is slow, and no fault of the program.
-SOME = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SOME = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(autouse=True, scope="module")
