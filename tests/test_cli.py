@@ -39,7 +39,7 @@ def command(*arguments):
 
 def run(*arguments):
     pipes = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
-    return subprocess.run(command(*arguments), cwd=ROOT, timeout=120, check=False, **pipes)
+    return subprocess.run(command(*arguments), cwd=ROOT, timeout=600, check=False, **pipes)
 
 
 def example(result, *arguments):
@@ -107,7 +107,7 @@ def test_progress_bar_on_a_terminal(tmp_path):
     except OSError:  # Linux's way to say that the other end is closed
         pass
     os.close(terminal)
-    assert process.communicate(timeout=60)[0] == b""
+    assert process.communicate(timeout=600)[0] == b""
     assert process.returncode == 0
     shown = shown.decode()
     *_, last_bar, last = re.split(r"[\r\n]+", shown.strip())
@@ -399,7 +399,7 @@ def test_interrupted_run_saves_the_best_picture(tmp_path, running, signals, stat
     for number in signals:
         process.send_signal(number)
         time.sleep(0.002)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == status
     assert out == ""
     assert TRACEBACK not in err
@@ -414,7 +414,7 @@ def test_interrupt_before_there_is_a_picture(tmp_path, running):
     process = running(STYLE.name)  # next it imports TensorFlow
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert out == ""
     assert TRACEBACK not in err

@@ -19,7 +19,7 @@ def shell(line, *arguments, **environment):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         env={**os.environ, **environment},
     )
