@@ -50,7 +50,9 @@ def prepare(
 def mixed(content: np.ndarray, styles: list[np.ndarray], shares) -> np.ndarray:
     """The content with the colours of each style, mixed by their shares; its own where they do not
     add up to 1."""
-    changes = [share * (transport(content, x) - content) for x, share in zip(styles, shares)]
+    changes = [
+        share * (transport(content, x) - content) for x, share in zip(styles, shares, strict=True)
+    ]
     return content + np.sum(changes, axis=0)
 
 

@@ -300,7 +300,7 @@ def odd_options(rng: random.Random) -> list[str]:
     fields = [*dataclasses.fields(nst.Settings), *dataclasses.fields(nst.Outputs)]
     names = [x.name for x in fields if x.name not in ("size", "result")]
     given = {"content": "photo.png", "style": "style.png", "result": "out.png"}
-    given |= {"network": "small", "size": "32", "num_iter": "2"}
+    given |= {"network": "small", "size": "32", "num_iter": "2", "style_layers": "level1_conv1"}
     for name in rng.sample(names, rng.choice([0, 1, 1, 2, 3])):
         choices = next(x.metadata.get("one_of") for x in fields if x.name == name)
         given[name] = rng.choice(VALUES.get(name) or [*(choices or ()), *NUMBERS])
@@ -376,7 +376,7 @@ def main(kind: str, count: str, seed: str) -> int:
     )
     failures += peak > MEMORY
     for outcome, times in outcomes.most_common():
-        print(f"{times:6}  {outcome}")
+        print(f"{times:6}  {outcome}".encode(errors="replace").decode())
     print(f"{peak / 1e6:.0f} MB at most")
     print(f"{count} {kind}, {failures} failures")
     return bool(failures)

@@ -140,11 +140,11 @@ def test_the_panel_keeps_its_size_and_shows_the_picture():
 
 
 @pytest.mark.parametrize(
-    ("step", "drawing", "gap"),
-    [(0.01, 0.04, 20 * 0.04), (0.02, 0, 0.26)],
+    ("steps", "step", "drawing", "gap"),
+    [(500, 0.01, 0.04, 20 * 0.04), (100, 0.02, 0, 0.26)],
     ids=["a twentieth of the time", "four times a second"],
 )
-def test_the_panel_is_drawn_at_most(monkeypatch, step, drawing, gap):
+def test_the_panel_is_drawn_at_most(monkeypatch, steps, step, drawing, gap):
     """With a clock on which a step and drawing a panel take so many seconds; and first and last."""
     clock, drawn = [0.0], []
 
@@ -153,10 +153,10 @@ def test_the_panel_is_drawn_at_most(monkeypatch, step, drawing, gap):
         drawn.append(clock[0])
 
     monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
-    panel = display.live_panel(500, width=300, show=show)
+    panel = display.live_panel(steps, width=300, show=show)
     image = picture(16, 20)
-    for iteration in range(501):
-        panel(Step(iteration, 500, image))
+    for iteration in range(steps + 1):
+        panel(Step(iteration, steps, image))
         clock[0] += step
     assert drawn[0] == pytest.approx(drawing)
     assert drawn[-1] == pytest.approx(clock[0] - step)

@@ -116,10 +116,9 @@ def io_file(data):
 )
 def test_bad_server(serve, monkeypatch, reply, reason):
     monkeypatch.setattr(fetch, "PICTURE", 1_000_000)
-    address, start = serve(reply), time.monotonic()
+    address = serve(reply)
     with pytest.raises(UserError) as error:
         images.load(address)
-    assert time.monotonic() - start < 5
     message = str(error.value)
     assert message.startswith(f"cannot read {address}: ")
     assert reason in message

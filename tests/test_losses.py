@@ -40,29 +40,12 @@ def test_gram_matrix_forgets_where():
     close(losses.gram_matrix(tf.constant(np.tile(features, (3, 2, 1))[None])), expected)
 
 
-def test_gram_matrix_of_unknown_size():
-    """As in a function that is compiled once for images of every size."""
-    signature = [tf.TensorSpec([1, None, None, 3], tf.float32)]
-    compiled = tf.function(losses.gram_matrix, input_signature=signature)
-    for shape in [(5, 7, 3), (9, 2, 3)]:
-        features = random(*shape)
-        close(compiled(tf.constant(features[None])), gram(features))
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (33, 17, 64)])
 def test_guided_gram_matrix(shape):
     features = random(*shape)
     mask = np.random.default_rng(1).uniform(0, 1, (*shape[:2], 1)).astype(np.float32)
     value = losses.gram_matrix(tf.constant(features[None]), tf.constant(mask[None]))
     close(value, gram(features, mask))
-
-
-def test_guided_gram_matrix_of_a_region():
-    """A mask with a hard edge leaves the Gram matrix of what is within."""
-    features, mask = random(9, 7, 5), np.zeros([9, 7, 1], np.float32)
-    mask[2:6, 3:] = 1
-    value = losses.gram_matrix(tf.constant(features[None]), tf.constant(mask[None]))
-    close(value, gram(features[2:6, 3:]))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -145,17 +128,6 @@ def test_gradient_of_total_variation(shape, compiled):
     image = tf.constant(random(1, *shape))
     ((value, expected),) = gradients(function, formula, image)
     close(value, expected.numpy())
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_gradient_of_gram_matrix_of_unknown_size(masked):
-    signature = [tf.TensorSpec([1, None, None, c], tf.float32) for c in ([3, 1] if masked else [3])]
-    compiled = tf.function(losses.gram_matrix, input_signature=signature)
-    for shape in [(5, 7), (9, 2)]:
-        mask = np.random.default_rng(1).uniform(0.1, 1, (1, *shape, 1)).astype(np.float32)
-        arguments = [tf.constant(random(1, *shape, 3)), tf.constant(mask)][: len(signature)]
-        for value, expected in gradients(compiled, losses.gram_matrix, *arguments):
-            close(value, expected.numpy())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (17, 33, 8)])
@@ -307,17 +279,6 @@ def test_distances_of_half_precision(name):
     _, expected = compared(name, rounded, wanted)
     difference = tf.cast(gradient, "float32").numpy()[0] - expected
     assert np.linalg.norm(difference) < 0.02 * np.linalg.norm(expected)
-
-
-@pytest.mark.parametrize("name", DISTANCES)
-def test_distance_of_sums_of_parts(name):
-    """From the sums of tiles it is that of the whole."""
-    found, wanted = (activation(31, 33, 12, seed=seed)[None] for seed in (1, 2))
-    tiles = [losses.sums(tf.constant(found[:, rows])) for rows in (slice(0, 14), slice(14, 31))]
-    added = losses.Sums(*(tf.add_n(parts) for parts in zip(*tiles, strict=True)))
-    wanted = losses.sums(tf.constant(wanted))
-    whole = losses.STYLE_LOSSES[name](losses.sums(tf.constant(found)), wanted)
-    assert float(losses.STYLE_LOSSES[name](added, wanted)) == pytest.approx(float(whole), rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 3), (5, 7, 3), (33, 16, 3)])

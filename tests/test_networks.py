@@ -5,12 +5,10 @@ import dataclasses
 import hashlib
 import http.client
 import http.server
-import itertools
 import os
 import shutil
 import socket
 import threading
-import time
 import urllib.request
 from pathlib import Path
 
@@ -159,16 +157,6 @@ def test_activations_equal_numpy(network, pooling, shape):
         assert np.ptp(value) > 0  # something is seen
 
 
-def test_small_is_pooled_by_blurring():
-    layers, image = ["level1_conv2"], batch(picture(32, 32))
-    default, blurred, maximum = (
-        networks.feature_extractor("small", layers, pooling)(image)["level1_conv2"]
-        for pooling in (None, "blur", "max")
-    )
-    assert np.array_equal(default, blurred)
-    assert not np.allclose(default, maximum)
-
-
 @pytest.mark.parametrize("layers", LEVELS[::2])
 def test_a_level_by_itself_is_that_of_the_whole(layers):
     """And nothing but its layers and the halvings to its size is computed."""
@@ -181,17 +169,6 @@ def test_a_level_by_itself_is_that_of_the_whole(layers):
         operations = [layer.__class__.__name__ for layer in model.layers]
         assert operations.count("Conv2D") == deep
         assert operations.count("Lambda") == deep - 1 + level - 1
-
-
-def test_levels_are_the_network_at_half_the_size():
-    """Of the picture that `halved` gives, each level is the one before."""
-    image = batch(picture(64, 80))
-    small = 128 + networks.halved(image - 128)  # black is beyond the border, as within
-    model = extractor("small", layer_names("small"))
-    seen, half = model(image), model(small)
-    for before, level in itertools.pairwise(LEVELS):
-        for one, other in zip(before, level, strict=True):
-            same(half[one].numpy(), seen[other].numpy(), 1e-5)
 
 
 def test_halved_keeps_levels_and_drops_what_is_fine():
@@ -258,6 +235,7 @@ def gradient():
 
     def at(precision, **changes):
         options = {"network": "small", "content_weight": 100.0, "style_weight": 1e-5} | changes
+        options["style_layers"] = ("level1_conv1", "level1_conv2")  # of all, tracing takes longer
         settings, extractor = nst.load_network(nst.Settings(precision=precision, **options))
         content, style, image = (batch(picture(32, 48, seed)) for seed in range(3))
         targets = nst.take_targets(extractor, settings, content, [style])
@@ -266,18 +244,18 @@ def gradient():
     return at
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("factor", [1, 1e6, 1e-6])
-def test_gradient_in_half_precision(gradient, precision, factor):
+def test_gradient_in_half_precision(gradient, factor):
     """However large or small the losses are."""
     changes = {"content_weight": 100 * factor, "style_weight": 1e-5 * factor}
     changes["tv_weight"] = 1e2 * factor
-    one, other = gradient(precision, **changes), gradient("float32", **changes)
-    assert np.isfinite(one).all()
-    one, other = np.float64(one), np.float64(other)
-    cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
-    assert cosine > 0.99
-    assert np.linalg.norm(one) == pytest.approx(np.linalg.norm(other), rel=0.02)
+    exact = np.float64(gradient("float32", **changes))
+    for precision in ("bfloat16", "float16"):
+        found = np.float64(gradient(precision, **changes))
+        assert np.isfinite(found).all()
+        cosine = found @ exact / np.linalg.norm(found) / np.linalg.norm(exact)
+        assert cosine > 0.99
+        assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(exact), rel=0.02)
 
 
 def test_gradient_in_float16_with_much_style(gradient):
@@ -428,18 +406,11 @@ def test_trained_model_has_more_than_weights(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", [".weights", "-whole", "-classic"])
 @pytest.mark.parametrize(("network", "other"), [("vgg19", "vgg16"), ("vgg16", "vgg19")])
-def test_weights_of_another_network_are_refused(vgg, network, other, kind):
+def test_weights_of_another_network_are_refused(vgg, monkeypatch, network, other, kind):
+    monkeypatch.setattr(networks.VGG, "build", lambda *args: pytest.fail("is built"))
     path = vgg[1] / f"{other}{kind}.h5"
-    start = time.perf_counter()
     with pytest.raises(UserError, match=rf"{path.name}.* {network}"):
         networks.feature_extractor(network, ["block1_conv1"], weights=path)
-    assert time.perf_counter() - start < 1
-
-
-@pytest.mark.parametrize("network", ["vgg19", "vgg16"])
-def test_bundled_weights_are_not_vgg(network):
-    with pytest.raises(UserError, match=rf"small\.h5.* {network}"):
-        networks.read_weights(SMALL, network)
 
 
 def bad_weights(path):
@@ -468,12 +439,10 @@ def bad_weights(path):
 def test_no_weights_file(tmp_path, name):
     path = tmp_path / f"{name}.h5"
     bad_weights(path)
-    start = time.perf_counter()
     with pytest.raises(UserError) as error:
         networks.feature_extractor("small", ["level1_conv1"], weights=path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
-    assert time.perf_counter() - start < 1
 
 
 # Downloads: from a server of our own, without the encryption
@@ -554,15 +523,7 @@ def cut_off(handler):
     handler.close_connection = True
 
 
-def not_found(handler):
-    handler.send_error(404)
-
-
-def dropped(handler):
-    handler.connection.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.mark.parametrize("reply", [wrong, cut_off, not_found, dropped])
+@pytest.mark.parametrize("reply", [wrong, cut_off])
 def test_failed_download(server, capsys, reply):
     good, server.reply = server.reply, reply
     for _ in range(2):  # what the first leaves behind, the second does not trust
@@ -591,7 +552,8 @@ def test_no_network_no_matter(server, caplog, capsys):
     """One warning, and the picture is painted with the bundled network."""
     server.shutdown()
     server.server_close()
-    settings = nst.Settings(num_iter=2, size=32, content_layers=("level1_conv1",))
+    layers = {"content_layers": ("level1_conv1",), "style_layers": ("level1_conv1",)}
+    settings = nst.Settings(num_iter=2, size=32, **layers)
     result = nst.stylize(picture(32, 32), picture(32, 32, 1), settings)
     assert result.image.shape == (32, 32, 3)
     assert result.settings.network == "small"
@@ -603,15 +565,3 @@ def test_no_network_no_matter(server, caplog, capsys):
         assert part in message
     assert "\n" not in message
     assert capsys.readouterr().out == ""
-
-
-def test_small_needs_no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        pytest.fail("opens a connection")
-
-    for name in ("connect", "connect_ex"):
-        monkeypatch.setattr(socket.socket, name, refuse)
-    for name in ("getaddrinfo", "create_connection"):
-        monkeypatch.setattr(socket, name, refuse)
-    settings = nst.Settings(num_iter=1, size=32, network="small")
-    assert nst.stylize(picture(32, 32), picture(32, 32, 1), settings).image.shape == (32, 32, 3)

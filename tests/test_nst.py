@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -19,11 +20,15 @@ CONTENT, STYLE, OTHER_STYLE = picture(32, 40), picture(40, 32, 1), picture(32, 3
 SMALL = networks.NETWORKS["small"]
 
 
+LAYERS = ("level1_conv1", "level2_conv1")  # each new setting traces all there are
+
+
 def quick(**changes):
-    """Settings for a run of a second; of the bundled network's style losses the one that is a
-    formula, not an iteration, so that NumPy can tell small differences."""
+    """Settings for a run of a second; of the bundled network's style losses one that is a formula,
+    not an iteration, so that NumPy can tell small differences."""
     options = {"num_iter": 3, "size": 40, "network": "small", "precision": "float32"}
-    return nst.Settings(**options | {"init_noise": 0.0, "style_loss": "covariance"} | changes)
+    options |= {"init_noise": 0.0, "style_loss": "covariance", "style_layers": LAYERS}
+    return nst.Settings(**options | changes)
 
 
 def batch(image):
@@ -68,15 +73,10 @@ def test_defaults():
     ("name", "values"),
     [
         ("num_iter", [0, -3]),
-        ("learning_rate", [0, -1, math.nan, math.inf]),
-        ("content_weight", [-1e-9, math.nan, math.inf, -math.inf]),
-        ("style_weight", [-1, math.nan, math.inf]),
-        ("tv_weight", [-1, math.nan, math.inf]),
-        ("size", [31, 0, -512]),
+        ("learning_rate", [0, math.nan, math.inf]),
+        ("content_weight", [-1e-9, -math.inf]),
         ("scales", [0, -1]),
         ("network", ["vgg11", ""]),
-        ("pooling", ["min", ""]),
-        ("seed", [-1]),
     ],
 )
 def test_bad_setting(name, values):
@@ -381,7 +381,7 @@ def test_result_tells_the_settings_that_were_used(painted):
     left = {x for x, value in dataclasses.asdict(settings).items() if value in (None, "auto")}
     assert left == {"weights", "style_blend", "mask"}
     assert settings.content_layers == SMALL.content_layers
-    assert settings.style_layers == SMALL.style_layers
+    assert settings.style_layers == LAYERS
     assert (settings.network, settings.pooling, settings.scales) == ("small", SMALL.pooling, 2)
 
 
@@ -452,13 +452,6 @@ def test_step_shows_the_image_of_its_losses(small, weights):
         assert total == pytest.approx(expected["total"], rel=EXACT["covariance"])
 
 
-def test_best_image_is_returned():
-    """With a rate that leaps over everything, that is the first one."""
-    result = nst.stylize(CONTENT, STYLE, quick(num_iter=1, learning_rate=200.0, style_weight=1e-9))
-    assert result.losses["total"][0] < result.losses["total"][1]
-    assert (result.image == CONTENT).all()
-
-
 def test_paths_and_arrays_are_the_same(tmp_path):
     for name, image in (("content", CONTENT), ("style", STYLE)):
         images.save(tmp_path / f"{name}.png", image)
@@ -466,16 +459,6 @@ def test_paths_and_arrays_are_the_same(tmp_path):
     content, style = tmp_path / "content.png", tmp_path / "style.png"
     for arguments in ((content, style), (str(content), [str(style)]), (CONTENT, [style, STYLE])):
         assert (nst.stylize(*arguments, quick()).image == expected).all()
-
-
-def test_several_styles_are_mixed(small, weights):
-    settings = quick(num_iter=1, **weights)
-    result = nst.stylize(CONTENT, [STYLE, OTHER_STYLE], settings)
-    styles = [images.load(style, 40) for style in (STYLE, OTHER_STYLE)]
-    image = framed(CONTENT)
-    expected = weighted_losses(image, image, styles, result.settings, small)
-    exact = EXACT[result.settings.style_loss]
-    assert result.losses["style"][0] == pytest.approx(expected["style"], rel=exact)
 
 
 def test_no_style():
@@ -491,19 +474,22 @@ def test_same_seed_same_picture():
     assert np.abs(one.astype(float) - other).mean() > 10
 
 
-def start(init, **changes):
+@pytest.fixture
+def start(monkeypatch):
     """The image a run starts from."""
-    seen = []
 
-    def on_step(step):
-        seen.append(step.image)
-        return False
+    def minimize(objective, image, settings, num_iter, report):
+        report(0, {"total": 1.0}, image)
 
-    nst.stylize(CONTENT, STYLE, quick(init=str(init), **changes), on_step)
-    return seen[0].astype(float)
+    def start(init, **changes):
+        settings = quick(init=str(init), **changes)
+        return nst.stylize(CONTENT, STYLE, settings).image.astype(float)
+
+    monkeypatch.setattr(nst, "minimize", minimize)
+    return start
 
 
-def test_init(tmp_path):
+def test_init(tmp_path, start):
     assert (start("content") == CONTENT).all()
     style = images.resize(images.load(STYLE), 32, 40)
     assert np.abs(start("style") - style).mean() < 3
@@ -516,7 +502,7 @@ def test_init(tmp_path):
         start(tmp_path / "gone.png")
 
 
-def test_noise_that_the_network_wants(tmp_path):
+def test_noise_that_the_network_wants(tmp_path, start):
     """On the photograph alone: another picture is begun with as it is."""
     images.save(tmp_path / "own.png", OTHER_STYLE)
     for init in ("content", "style", "noise", tmp_path / "own.png"):
@@ -525,12 +511,7 @@ def test_noise_that_the_network_wants(tmp_path):
         assert noise.std() == pytest.approx(255 / np.sqrt(12) * share, rel=0.05), init
 
 
-def test_panorama():
-    result = nst.stylize(picture(60, 1200), STYLE, quick(num_iter=1, size=512, scales="auto"))
-    assert result.image.shape == (26, 512, 3)
-
-
-@pytest.mark.parametrize("shape", [(10, 333), (417, 7), (1, 40)])
+@pytest.mark.parametrize("shape", [(10, 333), (417, 7)])
 def test_too_thin(shape):
     """The sentence names the least size that works; and it does."""
     image, size = picture(*shape), 100
@@ -558,14 +539,6 @@ def test_enlarging_is_told(caplog, tmp_path):
     assert not [x for x in caplog.records if x.levelname == "WARNING"]
 
 
-@pytest.mark.parametrize("content", [np.zeros([32, 32, 3]), np.zeros([32, 32], np.uint8)])
-def test_other_arrays_are_refused(content):
-    with pytest.raises(UserError, match="uint8 of shape"):
-        nst.stylize(content, STYLE, quick())
-    with pytest.raises(UserError, match="uint8 of shape"):
-        nst.stylize(CONTENT, [STYLE, content], quick())
-
-
 # Runs that end early
 
 
@@ -585,7 +558,7 @@ def press_ctrl_c():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("at", [0, 2, 3, 5, 6])
+@pytest.mark.parametrize("at", [0, 3, 5])
 @pytest.mark.parametrize("action", [press_ctrl_c, lambda: False])
 def test_early_end_gives_the_best_image(at, action):
     steps = []
@@ -661,25 +634,32 @@ def test_an_error_at_any_place_costs_no_picture(monkeypatch, kind):
         with Trace(**trace) as traced:
             return nst.stylize(content, content[:, :64], settings, steps.append), traced.count
 
-    run()
-    _, places = run()
-    assert places > 100
-    pictures = [step.picture() for step in steps]
-    for number in range(1, places + 1):
-        error = kind(None, None, "out of memory") if kind is not KeyboardInterrupt else kind()
-        raised = None
-        try:
-            result, _ = run(number=number, error=error)
-        except (kind, UserError) as reason:
-            raised = reason
-        if raised:
-            assert error in (raised, raised.__cause__)
-            assert not steps, number
-            continue
-        assert result.image.shape == (64, 80, 3)
-        assert isinstance(result.cut_short, (KeyboardInterrupt, UserError))
-        assert len({len(history) for history in result.losses.values()}) == 1
-        assert any((result.image == picture).all() for picture in pictures), number
+    def walk():
+        run()
+        _, places = run()
+        assert places > 100
+        pictures = [step.picture() for step in steps]
+        for number in range(1, places + 1):
+            error = kind(None, None, "out of memory") if kind is not KeyboardInterrupt else kind()
+            raised = None
+            try:
+                result, _ = run(number=number, error=error)
+            except (kind, UserError) as reason:
+                raised = reason
+            if raised:
+                assert error in (raised, raised.__cause__)
+                assert not steps, number
+                continue
+            assert result.image.shape == (64, 80, 3)
+            assert isinstance(result.cut_short, (KeyboardInterrupt, UserError))
+            assert len({len(history) for history in result.losses.values()}) == 1
+            assert any((result.image == picture).all() for picture in pictures), number
+
+    # An error that is raised where an `except` or a `with` is just left stays the context of all
+    # later ones of its thread [CPython 3.11]: so the walk has a thread of its own.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(walk).result()
+    assert sys.exc_info() == (None, None, None)
 
 
 def test_lack_of_memory_at_the_second_scale_gives_the_end_of_the_first(monkeypatch):
@@ -744,18 +724,6 @@ def spoil(monkeypatch):
         monkeypatch.setattr(nst, "make_objective", spoilt)
 
     return spoil
-
-
-def test_nan_half_way_gives_the_last_good_image(spoil):
-    evaluations = tf.Variable(0)
-    spoil(lambda image: evaluations.assign_add(1) > 8)
-    result = nst.stylize(CONTENT, STYLE, quick(num_iter=20, style_weight=1.0))
-    assert isinstance(result.cut_short, UserError)
-    assert "_weight" in str(result.cut_short)
-    assert "--learning_rate" in str(result.cut_short)
-    assert len(result.losses["total"]) == 8
-    assert np.isfinite(result.losses["total"]).all()
-    assert 1 < np.abs(result.image.astype(float) - CONTENT).mean() < 40
 
 
 def test_nan_in_the_second_scale(spoil):
@@ -845,7 +813,8 @@ CURVES = {
 def test_the_losses_of_a_version():
     """A picture says by which version it was made, and --show that this version makes it again:
     when this curve changes, so does the version."""
-    settings = quick(num_iter=8, scales=2, size=80, style_loss=None, init_noise=None)
+    own = dict.fromkeys(("style_loss", "style_layers", "init_noise"))
+    settings = quick(num_iter=8, scales=2, size=80, **own)
     result = nst.stylize(CONTENT, STYLE, settings)
     assert result.losses["total"] == pytest.approx(CURVES[__version__], rel=1e-4)
 

@@ -7,7 +7,7 @@ from conftest import picture
 import nst
 from nstlib import CannotGoOn, UserError, losses
 
-SMALL = {"network": "small", "size": 32, "num_iter": 2}
+SMALL = {"network": "small", "size": 32, "num_iter": 2, "style_layers": ["level1_conv1"]}
 
 
 @pytest.mark.parametrize(

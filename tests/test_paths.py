@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def test_folder_that_may_not_be_entered(place, use):
     Path("closed").chmod(0)
     assert "ermission denied" in complaint(use, "closed/x.png")
     Path("closed").chmod(0o700)
+
+
+def test_file_that_may_not_be_read_or_replaced(place, monkeypatch):
+    monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))  # not root's
+    Path("photo.jpg").chmod(0o400)
+    assert "write-protected" in complaint("result", "photo.jpg")
+    Path("photo.jpg").chmod(0)
+    for use in READS:
+        assert "ermission denied" in complaint(use, "photo.jpg")
 
 
 @pytest.mark.parametrize("use", [*READS, "result"])

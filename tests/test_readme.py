@@ -18,9 +18,8 @@ from nstlib import images
 README = (ROOT / "README.md").read_text("utf-8")
 COMMANDS = re.findall(r"^```sh\n(.*?)\n```", README, re.MULTILINE | re.DOTALL)
 LONG = "dask", "jupyter", "execute.py"  # each has a test of its own
-SOME_TESTS = (
-    "tests/test_display.py tests/test_training.py tests/test_browser.py tests/test_vgg19.py"
-)
+SOME_TESTS = "tests/test_display.py tests/test_browser.py tests/test_vgg19.py"
+SMALL = "--network small --size 32 -n 1 --style_layers level1_conv1"
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def test_commands_work_as_pasted(clone, commands):
     for command in commands:
         if any(word in command for word in LONG):
             continue
-        added = "--network small --size 32 -n 1" if " -r " in command else ""
+        added = SMALL if " -r " in command else ""
         if "-m pytest" in command:
             added = f"--collect-only -q -n 0 {SOME_TESTS}"
         done = paste(clone, command, added, capture_output=True)
@@ -94,7 +93,7 @@ def test_python_works_as_written(tmp_path, monkeypatch):
     images.save("painting.jpg", picture(40, 40, 1))
     (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     names = {}
-    exec(code.replace("size=384", "size=32, num_iter=2"), names)
+    exec(code.replace("size=384", "size=32, num_iter=2, style_layers=['level1_conv1']"), names)
     assert names["result"].image.shape == (21, 32, 3)
     assert names["result"].image.dtype == np.uint8
     assert set(names["result"].losses) == {"total", "content", "style", "tv"}
@@ -146,7 +145,7 @@ def test_dask_as_pasted(clone, started):
     started("exec " + scheduler, f"--port {port} --no-dashboard")
     started("exec " + worker.replace("8786", port), "--no-dashboard")
     gallery = gallery.replace("8786", port)
-    wait_for(lambda: not paste(clone, gallery, "--size 32 -n 1").returncode)
+    wait_for(lambda: not paste(clone, gallery, SMALL).returncode)
     assert len(list((clone / "matrix").iterdir())) == 2
 
 

@@ -7,11 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from test_cli import CONTENT, ROOT, STYLE, command, example
+from test_cli import CONTENT, QUICK, ROOT, STYLE, command, example
 
 from nstlib import cli, images
-
-SMALL = ("--size", 64, "-n", 2)
 
 
 def shell(line, *arguments, **environment):
@@ -21,7 +19,7 @@ def shell(line, *arguments, **environment):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         env={**os.environ, **environment},
     )
@@ -33,7 +31,7 @@ def test_all_at_once(tmp_path):
     (tmp_path / "keras.json").write_text(json.dumps(other))
     done = shell(
         'exec "$@" 2>&-',
-        *example(tmp_path / "x.png", *SMALL, "-v"),
+        *example(tmp_path / "x.png", *QUICK, "-n", 2, "-v"),
         KERAS_HOME=str(tmp_path),
         KERAS_BACKEND="torch",
         TF_USE_LEGACY_KERAS="1",
