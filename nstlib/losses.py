@@ -105,7 +105,7 @@ def gram_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
 
 # Distances that are relative to the style's own variance are of the order of 0.1. So many times
 # that is of the order of VGG's un-normalized Gram loss: the default weights fit both.
-RELATIVE = 3e8
+RELATIVE = 2.5e8
 TINY = 1e-6  # what stands for the variance of a style that has none
 
 

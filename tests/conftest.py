@@ -155,7 +155,7 @@ def gram_distance(found, wanted):
 def covariance_distance(found, wanted):
     (one, shift), (other, mean) = ((g - np.outer(m, m), m) for g, m in (found, wanted))
     spread = np.sum((one - other) ** 2) / (np.sum(other**2) + 1e-6)
-    return 3e8 * (spread + np.sum((shift - mean) ** 2) / (np.trace(other) + 1e-6)) / 2
+    return 2.5e8 * (spread + np.sum((shift - mean) ** 2) / (np.trace(other) + 1e-6)) / 2
 
 
 def wasserstein_distance(found, wanted):
@@ -171,7 +171,7 @@ def wasserstein_distance(found, wanted):
     root = vectors * np.sqrt(values) @ vectors.T
     overlap = np.sqrt(np.linalg.eigvalsh(root @ one @ root).clip(0)).sum()
     spread = np.trace(one) + np.trace(other) - 2 * overlap
-    return 3e8 * (np.sum((found[1] - wanted[1]) ** 2) + spread) / np.trace(other)
+    return 2.5e8 * (np.sum((found[1] - wanted[1]) ** 2) + spread) / np.trace(other)
 
 
 DISTANCES = {  # of (Gram matrix, mean) and those wanted, by the name of the style loss

@@ -33,7 +33,8 @@ def quick(**changes):
     """Settings for a run of a second; with a style loss that is a formula, not an iteration, and a
     few layers, for each new setting traces all there are."""
     options = {"num_iter": 3, "size": 49, "network": "small", "precision": "float32", "scales": 1}
-    options |= {"init_noise": 0.0, "style_loss": "covariance"}
+    options |= {"init_noise": 0.0, "style_loss": "covariance", "colors": "style"}
+    options |= {"content_layers": ["level1_conv2"]}
     options["style_layers"] = ["level1_conv1", "level2_conv1"]
     return nst.Settings(**options | WEIGHTS | changes)
 

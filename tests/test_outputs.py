@@ -21,6 +21,7 @@ from nstlib.outputs import Outputs
 
 ENDINGS = [".gif", ".webp", ".mp4"]
 LIGHT = {"network": "small", "style_layers": ["level1_conv1"], "style_loss": "gram"}
+LIGHT |= {"colors": "style", "content_layers": ["level1_conv2"]}
 
 
 def needs_ffmpeg(ending):
