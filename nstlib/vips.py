@@ -10,7 +10,7 @@ import re
 from types import ModuleType
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from nstlib import UserError
 
@@ -30,19 +30,24 @@ def check(option: str) -> None:
         raise UserError(f"{option} needs pyvips: {INSTALL}") from error
 
 
-def is_deep(im: Image.Image) -> bool:
+def is_deep(im: ImageFile.ImageFile) -> bool:
     """Whether an opened file is a PNG or TIFF, grey or RGB, of which Pillow drops 8 bits of 16."""
-    arguments = im.tile[0].args if im.tile and im.format in ("PNG", "TIFF") else None
-    mode = arguments if isinstance(arguments, str) else arguments and arguments[0]
+    if im.format not in ("PNG", "TIFF") or not im.tile:
+        return False
+    arguments = im.tile[0].args  # the raw mode, alone or first among others
+    mode = arguments[0] if isinstance(arguments, tuple) else arguments
     return bool(re.fullmatch("(I|LA|RGB|RGBA);16[BLN]?", str(mode)))
 
 
-def read(data: bytes, srgb: bytes) -> np.ndarray:
+def read(im: ImageFile.ImageFile, srgb: bytes) -> np.ndarray:
     """A file that `is_deep` as float32 RGB [H, W, 3] in 0..255: upright, over white, in sRGB.
 
     srgb: the profile of pictures that are sRGB already. Raises pyvips.Error for damaged files.
     """
     pyvips = _library()
+    assert im.fp is not None  # it is open
+    im.fp.seek(0)
+    data = im.fp.read()
     image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="error")
     if image.hasalpha():
         image = image.flatten(background=65535)

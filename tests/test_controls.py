@@ -412,6 +412,25 @@ def test_colours_matched(small):
     assert losses["style"] == pytest.approx(expected["style"], rel=EXACT["covariance"])
 
 
+def test_colours_are_the_same_in_few_rows_at_a_time(monkeypatch):
+    content, style = np.float32(picture(50, 60)), np.float32(picture(40, 30, 1))
+
+    def all_of_them():
+        for way in ("content", "match"):
+            photograph, paintings, finish = colors.prepare(way, content, [style])
+            yield from (photograph, *paintings, finish(content[::-1]))
+
+    whole = list(all_of_them())
+
+    def sevens(height, _):
+        return (slice(top, top + 7) for top in range(0, height, 7))
+
+    monkeypatch.setattr(colors, "strips", sevens)
+    for one, other in zip(whole, all_of_them(), strict=True):
+        assert one.dtype == other.dtype == np.float32
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
 # Strokes
 
 
