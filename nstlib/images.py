@@ -76,10 +76,10 @@ def load(path: str | os.PathLike | np.ndarray, size: int | None = None) -> np.nd
             picture = picture.resize(size_to_fit(*picture.size, size), Image.Resampling.LANCZOS)
         return _to_float(picture)
     with _reading(path) as im:
-        if not vips.is_deep(im):
-            return _to_float(_decode(im, size))
-        if not vips.is_installed():
-            log.info("%s has 16 bits a channel, of which 8 are read: %s", path, vips.INSTALL)
+        deep = vips.is_deep(im)
+        if not deep or not vips.is_installed():
+            if deep:
+                log.info("%s has 16 bits a channel, of which 8 are read: %s", path, vips.INSTALL)
             return _to_float(_decode(im, size))
         _check_memory(im, 25)
         image = vips.read(im, _SRGB)

@@ -4,7 +4,6 @@ Its package, pyvips, is imported only where it is needed.
 """
 
 import contextlib
-import importlib.util
 import os
 import re
 from types import ModuleType
@@ -19,15 +18,17 @@ BIG = 4e9  # bytes of pixels, from which on a TIFF is a BigTIFF: offsets of 32 b
 
 
 def is_installed() -> bool:
-    return importlib.util.find_spec("pyvips") is not None
+    try:
+        _library()
+    except (ImportError, OSError):  # the latter for a pyvips without libvips
+        return False
+    return True
 
 
 def check(option: str) -> None:
     """Raise UserError where libvips is missing; `option` is what needs it."""
-    try:
-        _library()
-    except (ImportError, OSError) as error:
-        raise UserError(f"{option} needs pyvips: {INSTALL}") from error
+    if not is_installed():
+        raise UserError(f"{option} needs pyvips: {INSTALL}")
 
 
 def is_deep(im: ImageFile.ImageFile) -> bool:
