@@ -177,9 +177,9 @@ def to_uint16(image: np.ndarray) -> np.ndarray:
 
 
 def _to_integers(image: np.ndarray, dtype: type) -> np.ndarray:
-    rounded = np.empty(np.shape(image), dtype)
-    height, width = rounded.shape[:2]
-    for rows in strips(height, width):
+    image = np.asarray(image)
+    rounded = np.empty(image.shape, dtype)
+    for rows in strips(image.shape[0], image.shape[1]):
         levels = np.float32(image[rows]).clip(0, 255) * np.float32(np.iinfo(dtype).max / 255)
         rounded[rows] = np.rint(levels, out=levels)
     return rounded
