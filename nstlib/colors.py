@@ -116,17 +116,17 @@ def statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         squares += pixels.T @ pixels
     mean = total / number
     covariance = (squares - number * np.outer(mean, mean)) / (number - 1)
-    return mean, *np.linalg.eigh(covariance + 1e-3 * np.eye(3))
+    values, vectors = np.linalg.eigh(covariance + 1e-3 * np.eye(3))
+    return mean, values, vectors
 
 
 def by_rows(function: Callable[..., np.ndarray], *images: np.ndarray) -> np.ndarray:
     """What a function makes of images of one height and width, pixel by pixel, as float32."""
-    done = None
-    for rows in strips(*images[0].shape[:2]):
-        part = function(*(image[rows] for image in images))
-        if done is None:
-            done = np.empty((len(images[0]), *part.shape[1:]), np.float32)
-        done[rows] = part
+    height, width = images[0].shape[:2]
+    row = function(*(image[:1] for image in images))
+    done = np.empty((height, *row.shape[1:]), np.float32)
+    for rows in strips(height, width):
+        done[rows] = function(*(image[rows] for image in images))
     return done
 
 

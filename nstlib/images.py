@@ -76,17 +76,16 @@ def load(path: str | os.PathLike | np.ndarray, size: int | None = None) -> np.nd
             picture = picture.resize(size_to_fit(*picture.size, size), Image.Resampling.LANCZOS)
         return _to_float(picture)
     with _reading(path) as im:
-        if not vips.is_deep(im):
+        deep = vips.is_deep(im)
+        if not deep or not vips.is_installed():
+            if deep:
+                log.info("%s has 16 bits a channel, of which 8 are read: %s", path, vips.INSTALL)
             return _to_float(_decode(im, size))
-        if not vips.is_installed():
-            log.info("%s has 16 bits a channel, of which 8 are read: %s", path, vips.INSTALL)
-            return _to_float(_decode(im, size))
-        _check_memory(im, 20)
-        im.fp.seek(0)
-        image = vips.read(im.fp.read(), _SRGB)
+        _check_memory(im, 25)
+        image = vips.read(im, _SRGB)
     if size is None:
         return image
-    width, height = size_to_fit(*image.shape[1::-1], size)
+    width, height = size_to_fit(image.shape[1], image.shape[0], size)
     return resize(image, height, width)
 
 
@@ -155,7 +154,8 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     resized = np.empty((height, width, image.shape[2]), np.float32)
     for k in range(image.shape[2]):
         channel = Image.fromarray(image[..., k])
-        resized[..., k] = channel.resize((width, height), Image.Resampling.LANCZOS)
+        channel = channel.resize((width, height), Image.Resampling.LANCZOS)
+        resized[..., k] = np.asarray(channel)
     return resized.clip(0, 255, out=resized)
 
 
@@ -177,8 +177,9 @@ def to_uint16(image: np.ndarray) -> np.ndarray:
 
 
 def _to_integers(image: np.ndarray, dtype: type) -> np.ndarray:
-    rounded = np.empty(np.shape(image), dtype)
-    for rows in strips(*rounded.shape[:2]):
+    image = np.asarray(image)
+    rounded = np.empty(image.shape, dtype)
+    for rows in strips(image.shape[0], image.shape[1]):
         levels = np.float32(image[rows]).clip(0, 255) * np.float32(np.iinfo(dtype).max / 255)
         rounded[rows] = np.rint(levels, out=levels)
     return rounded
@@ -319,7 +320,7 @@ def _checked(image: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _reading(path: str | os.PathLike) -> Iterator[Image.Image]:
+def _reading(path: str | os.PathLike) -> Iterator[ImageFile.ImageFile]:
     """Open an image file or address; whatever goes wrong before it is closed is a UserError."""
     source = io.BytesIO(fetch.picture(path)) if fetch.is_address(path) else paths.open_file(path)
     with source as file:
@@ -408,7 +409,8 @@ def _to_float(picture: Image.Image) -> np.ndarray:
     width, height = picture.size
     image = np.empty((height, width, 3), np.float32)
     for rows in strips(height, width):
-        image[rows] = picture.crop((0, rows.start, width, min(rows.stop, height)))
+        part = picture.crop((0, rows.start, width, min(rows.stop, height)))
+        image[rows] = np.asarray(part)
     return image
 
 

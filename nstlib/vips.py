@@ -4,13 +4,12 @@ Its package, pyvips, is imported only where it is needed.
 """
 
 import contextlib
-import importlib.util
 import os
 import re
 from types import ModuleType
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from nstlib import UserError
 
@@ -19,30 +18,37 @@ BIG = 4e9  # bytes of pixels, from which on a TIFF is a BigTIFF: offsets of 32 b
 
 
 def is_installed() -> bool:
-    return importlib.util.find_spec("pyvips") is not None
+    try:
+        _library()
+    except (ImportError, OSError):  # the latter for a pyvips without libvips
+        return False
+    return True
 
 
 def check(option: str) -> None:
     """Raise UserError where libvips is missing; `option` is what needs it."""
-    try:
-        _library()
-    except (ImportError, OSError) as error:
-        raise UserError(f"{option} needs pyvips: {INSTALL}") from error
+    if not is_installed():
+        raise UserError(f"{option} needs pyvips: {INSTALL}")
 
 
-def is_deep(im: Image.Image) -> bool:
+def is_deep(im: ImageFile.ImageFile) -> bool:
     """Whether an opened file is a PNG or TIFF, grey or RGB, of which Pillow drops 8 bits of 16."""
-    arguments = im.tile[0].args if im.tile and im.format in ("PNG", "TIFF") else None
-    mode = arguments if isinstance(arguments, str) else arguments and arguments[0]
+    if im.format not in ("PNG", "TIFF") or not im.tile:
+        return False
+    arguments = im.tile[0].args  # the raw mode, alone or first among others
+    mode = arguments[0] if isinstance(arguments, tuple) else arguments
     return bool(re.fullmatch("(I|LA|RGB|RGBA);16[BLN]?", str(mode)))
 
 
-def read(data: bytes, srgb: bytes) -> np.ndarray:
+def read(im: ImageFile.ImageFile, srgb: bytes) -> np.ndarray:
     """A file that `is_deep` as float32 RGB [H, W, 3] in 0..255: upright, over white, in sRGB.
 
     srgb: the profile of pictures that are sRGB already. Raises pyvips.Error for damaged files.
     """
     pyvips = _library()
+    assert im.fp is not None  # it is open
+    im.fp.seek(0)
+    data = im.fp.read()
     image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="error")
     if image.hasalpha():
         image = image.flatten(background=65535)

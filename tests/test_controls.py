@@ -424,7 +424,7 @@ def test_palette_of_a_photograph_without_colours():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_palette_of_several_styles(tmp_path, masked):
+def test_palette_of_several_styles(masked):
     """As the styles are mixed, and where each is to be; elsewhere the photograph's."""
     content, styles = np.float32(CONTENT), [np.float32(STYLE), np.float32(STYLE[:, ::-1] // 2)]
     alone = [colors.transport(content, style) for style in styles]
@@ -439,6 +439,25 @@ def test_palette_of_several_styles(tmp_path, masked):
         np.testing.assert_allclose(found[:, 30:], content[:, 30:], atol=0.01)
     else:
         np.testing.assert_allclose(found, (alone[0] + 3 * alone[1]) / 4, atol=0.01)
+
+
+def test_colours_are_the_same_in_few_rows_at_a_time(monkeypatch):
+    content, style = np.float32(picture(50, 60)), np.float32(picture(40, 30, 1))
+
+    def all_of_them():
+        for way in ("content", "match", "palette"):
+            photograph, paintings, finish = colors.prepare(way, content, [style])
+            yield from (photograph, *paintings, finish(content[::-1]))
+
+    whole = list(all_of_them())
+
+    def sevens(height, _):
+        return (slice(top, top + 7) for top in range(0, height, 7))
+
+    monkeypatch.setattr(colors, "strips", sevens)
+    for one, other in zip(whole, all_of_them(), strict=True):
+        assert one.dtype == other.dtype == np.float32
+        np.testing.assert_allclose(one, other, atol=1e-3)
 
 
 # Strokes

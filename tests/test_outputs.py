@@ -371,6 +371,7 @@ def files(tmp_path, monkeypatch):
 def main(*argv):
     good = {"-c": "photo.webp", "-s": "style.png", "-r": "out.png", "--network": "small"}
     quick = ["--size", 64, "-n", 8, "-l", 5, "--init_noise", 0, "--style_layers", "level1_conv1"]
+    quick += ["--colors", "style"]
     return nst.main(arguments(good, [*quick, *argv]))
 
 

@@ -218,6 +218,7 @@ def test_other_kinds_stay_with_pillow(tmp_path):
 
 def test_libvips_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyvips", None)
+    assert not vips.is_installed()
     images.check_format(tmp_path / "x.tif", 30_000)
     for size, depth, option in ((64, 16, "--depth 16"), (40_000, 8, "a TIFF of 40000 pixels")):
         with pytest.raises(UserError, match=rf"^{option} needs pyvips: pip install 'pyvips"):
