@@ -51,8 +51,8 @@ def example() -> None:
 
 
 def matrix() -> None:
-    """One example content in every example style, as README says."""
-    options = "-c examples/content/astronaut.jpg -s examples/style -r rsc/results_matrix.jpg"
+    """Every example content in every example style, as README says."""
+    options = "-c examples/content -s examples/style -r rsc/results_matrix.jpg"
     options += " --network small -n 150"
     subprocess.run([sys.executable, "nst.py", *options.split()], cwd=ROOT, check=True)
     shutil.rmtree(HERE / "results_matrix")
