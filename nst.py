@@ -96,14 +96,10 @@ def take_targets(extractor, settings: Settings, content, styles, masks=()) -> di
         for layer in networks.layer_weights(settings.network, settings.content_layers):
             targets["content"][layer] = tf.cast(features[layer], tf.float32)
     if settings.style_weight:
-        blend = settings.style_blend or [1] * len(styles)
         sizes = {layer: x.shape[1:3] for layer, x in features.items()}
-        layers = networks.style_strengths(settings.network, settings.style_layers, sizes)
+        layers = networks.layer_weights(settings.network, settings.style_layers)
         samples = [{x: losses.sums(f[x]) for x in layers} for f in map(extractor, styles)]
-        for layer, strength in layers.items():
-            small = [tf.image.resize(mask, sizes[layer], "area") for mask in masks]
-            of_layer = [sample[layer] for sample in samples]
-            targets["style"][layer] = losses.wanted_sums(of_layer, blend, small, strength)
+        targets["style"] = losses.wanted_style(settings, samples, sizes, masks)
     return targets
 
 
@@ -113,15 +109,6 @@ def make_objective(extractor, settings: Settings) -> Callable:
 
     targets: as `take_targets` gives them; image: [1, H, W, 3] of any size.
     """
-    distance = losses.STYLE_LOSSES[str(settings.style_loss)]
-
-    def mean(values, layers):
-        weights = networks.layer_weights(settings.network, layers)
-        return tf.add_n([weights[x] * value for x, value in values.items()]) / sum(weights.values())
-
-    def style_loss(features, wanted):
-        found = [losses.sums(features, *target.mask) for target in wanted]
-        return losses.layer_style_loss(distance, found, wanted)
 
     def objective(targets, image):
         content, style = targets["content"], targets["style"]
@@ -130,16 +117,13 @@ def make_objective(extractor, settings: Settings) -> Callable:
             features, parts = extractor(image), {}
             if content:
                 found = {x: losses.content_loss(features[x], content[x]) for x in content}
-                parts["content"] = settings.content_weight * mean(found, settings.content_layers)
+                parts["content"] = losses.weighted_content_loss(settings, found)
             if style:
-                found = {x: style_loss(features[x], style[x]) for x in style}
-                parts["style"] = settings.style_weight * mean(found, settings.style_layers)
+                found = {x: [losses.sums(features[x], *y.mask) for y in style[x]] for x in style}
+                parts["style"] = losses.weighted_style_loss(settings, found, style)
             parts["tv"] = settings.tv_weight * losses.total_variation_loss(image)
             total = tf.add_n(list(parts.values()))
-        # Float16 loses gradients that are very large or very small.
-        half = settings.precision == "float16"
-        scale = 2.0**20 / tf.where(total > 0, total, 2.0**20) if half else tf.ones_like(total)
-        gradient = tape.gradient(total, image, output_gradients=scale) / scale
+        gradient = losses.scaled_gradient(tape, total, image, total, settings)
         return {"total": total, **parts}, gradient
 
     return networks.compiled(objective)

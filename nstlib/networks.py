@@ -8,6 +8,7 @@ import math
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,7 @@ class Network:
             picture = halved(picture) if number else picture
             seen = self.see(picture, list(wanted.values()), convolutions, pooling, precision)
             activations |= {layer: seen[name] for layer, name in wanted.items()}
-        return tf.keras.Model(image, {layer: activations[layer] for layer in layers})
+        return _model(image, {layer: activations[layer] for layer in layers})
 
     def build_levels(
         self,
@@ -152,12 +153,11 @@ class Network:
             picture, made, seen = _input(), None, None
             if number:  # of the image, or of a level, which is normalized
                 before = picture if number > 1 else self.normalized(picture, precision)
-                made = tf.keras.Model(picture, halved(before))
+                made = _model(picture, halved(before))
             if wanted:
                 normal = picture if number else self.normalized(picture, precision)
                 seen = self.see(normal, list(wanted.values()), convolutions, pooling, precision)
-                seen = {layer: seen[name] for layer, name in wanted.items()}
-                seen = tf.keras.Model(picture, seen)
+                seen = _model(picture, {layer: seen[name] for layer, name in wanted.items()})
             levels.append(Level(made, seen, {x: fields[name] for x, name in wanted.items()}))
         return levels
 
@@ -190,6 +190,12 @@ class Network:
 
 def _input():
     return tf.keras.Input([None, None, 3], dtype="float32", name="image")
+
+
+def _model(picture, outputs) -> "tf.keras.Model":
+    model = tf.keras.Model(picture, outputs)
+    model.trainable = False
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -467,12 +473,25 @@ def feature_extractor(
     it computes in and, save for float16, outputs. Raises UserError for an unknown layer or a file
     of another network, WeightsUnavailable where a download fails.
     """
+    return _build("build", network, layers, pooling, weights, precision)
+
+
+def level_extractors(
+    network: str,
+    layers: list[str],
+    pooling: str | None = None,
+    weights: str | Path | None = None,
+    precision: str = "float32",
+) -> list[Level]:
+    """What `feature_extractor` does, for each level of the pyramid by itself, the finest first."""
+    return _build("build_levels", network, layers, pooling, weights, precision)
+
+
+def _build(what, network, layers, pooling, weights, precision):
     names = [layer_name(network, name) for name in layers]
     kernels = read_weights(weights or find_weights(network), network)
     entry = NETWORKS[network]
-    model = entry.build(kernels, names, pooling or entry.pooling, precision)
-    model.trainable = False
-    return model
+    return getattr(entry, what)(kernels, names, pooling or entry.pooling, precision)
 
 
 class LoadedNetwork(NamedTuple):
@@ -542,10 +561,14 @@ def _check_weights(path, network, changed) -> None:
     read_weights(path, network)
 
 
+_tracing = threading.RLock()
+
+
 def compiled(function: Callable) -> Callable:
     """A function of tensors, compiled at its first call for images of any height and width.
 
     Without AutoGraph, which takes half a second to find that there is no loop over tensors in it.
+    Threads trace one at a time.
     """
     graph = None
 
@@ -556,9 +579,11 @@ def compiled(function: Callable) -> Callable:
 
     def call(*arguments):
         nonlocal graph
-        if graph is None:
-            signature = tf.nest.map_structure(any_size, arguments)
-            graph = tf.function(function, input_signature=signature, autograph=False)
+        with _tracing:
+            if graph is None:
+                signature = tf.nest.map_structure(any_size, arguments)
+                graph = tf.function(function, input_signature=signature, autograph=False)
+                graph.get_concrete_function()
         return graph(*arguments)
 
     return call
