@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +30,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nstlib import CannotGoOn, UserError, __version__, cli, gallery, images, losses, networks, tf
+from nstlib import (
+    CannotGoOn,
+    UserError,
+    __version__,
+    cli,
+    gallery,
+    images,
+    losses,
+    memory,
+    networks,
+    tf,
+    tiles,
+)
 from nstlib.colors import prepare as prepare_colors
-from nstlib.memory import LACK, check_memory
 from nstlib.networks import LoadedNetwork, load_network
 from nstlib.optimizers import OPTIMIZERS
 from nstlib.outputs import Outputs
@@ -62,6 +74,16 @@ class Step:
     def image(self) -> np.ndarray:
         """The image, uint8 [h, w, 3], smaller than the result at the first scales."""
         return self.picture(max(without_margin(self.tensor).shape))
+
+
+@dataclass(frozen=True)
+class Part:
+    """What `on_part` sees, tile by tile, where an image is evaluated in tiles."""
+
+    iteration: int  # that the image is of
+    share: float  # of its evaluation that is done, 0 to 1; 0 while targets are taken
+    size: int  # of the scale, in pixels
+    remaining: float  # seconds that the run will still take, if all goes on as this evaluation
 
 
 @dataclass(frozen=True)
@@ -171,6 +193,14 @@ class Sources(NamedTuple):
     tint: Callable[[np.ndarray], np.ndarray]  # what gives a result its colours
     thinnest: float  # the smallest ratio of short to long side
 
+    def sizes(self, scale: float) -> tuple:
+        """(width, height) of the content, and of each style, in a smaller size."""
+        sizes = [
+            tuple(max(1, round(scale * length)) for length in image.shape[1::-1])
+            for image in (self.content, *self.styles)
+        ]
+        return sizes[0], sizes[1:]
+
     def at(self, scale: float) -> tuple:
         """Content, styles and masks in a smaller size, as `take_targets` takes them."""
         return (
@@ -180,7 +210,9 @@ class Sources(NamedTuple):
         )
 
 
-def load_sources(content: Picture, styles: Sequence[Picture], settings: Settings) -> Sources:
+def load_sources(
+    content: Picture, styles: Sequence[Picture], settings: Settings, tile: int | str = "auto"
+) -> Sources:
     """Everything that is read from files, checked before TensorFlow's seconds."""
     if not styles:
         raise UserError("no style image was given: name at least one")
@@ -189,7 +221,7 @@ def load_sources(content: Picture, styles: Sequence[Picture], settings: Settings
         if number != len(styles):
             raise UserError(f"--{name} is for {number} styles, not for the {len(styles)} given")
     files, scales = [content, *styles], [1.0] + [settings.style_scale] * len(styles)
-    check_memory(settings, [images.image_size(file) for file in files])
+    memory.check_memory(settings, [images.image_size(file) for file in files], tile)
     sizes = [round(settings.size * scale) for scale in scales]
     loaded = [images.load(*file) for file in zip(files, sizes, strict=True)]
     masks = [images.load_mask(path, *loaded[0].shape[:2]) for path in settings.mask or ()]
@@ -227,6 +259,9 @@ def stylize(
     settings: Settings = Settings(),
     on_step: Callable[[Step], bool | None] | None = None,
     network: LoadedNetwork | None = None,
+    tile: int | str = "auto",
+    workers: tiles.Workers | None = None,
+    on_part: Callable[[Part], bool | None] | None = None,
 ) -> Result:
     """The content in the manner of the style, or of several.
 
@@ -236,26 +271,31 @@ def stylize(
     these settings [loaded once and kept]. An interrupt, a loss that is no longer finite, or a lack
     of memory ends the run too, with the best image so far and the reason in the Result; before
     there is an image it is raised. Raises UserError for what cannot work.
+
+    Pictures with a side longer than `tile` pixels are evaluated in tiles, see nstlib.tiles; 0 for
+    never, "auto" for where memory is too small for the whole, or there are other `workers` than
+    this machine's devices. `on_part` sees every tile, and interrupts the run by returning False.
     """
     styles = [styles] if isinstance(styles, str | Path | np.ndarray) else styles
     names = tuple("(array)" if isinstance(x, np.ndarray) else str(x) for x in (content, *styles))
-    sources = load_sources(content, styles, settings)
+    sources = load_sources(content, styles, settings, tile)
     settings, extractor = network.fit(settings) if network else load_network(settings)
     log.info("network %s, %s", settings.network, settings.precision)
-    targets_of = partial(take_targets, extractor, settings)
-    objective = make_objective(extractor, settings)
+    whole = partial(take_targets, extractor, settings), make_objective(extractor, settings)
     plan = plan_scales(settings, sources.thinnest)
     work = sum(size**2 * num_iter for size, num_iter in plan)
     history: list[dict[str, float]] = []
     best: Best | None = None
     stopped, began = False, time.monotonic()
+    reached = 0.0  # of the work, when the image is evaluated that is being evaluated
 
     def picture(scale, tensor, size=None):
         """The result as uint8, if this were the last image."""
         return images.to_uint8(sources.tint(scale.picture(without_margin(tensor), size)))
 
     def report(scale, work_before, iteration, parts, tensor):
-        nonlocal best, stopped
+        nonlocal best, stopped, reached
+        reached = work_before + (iteration + 1) * scale.size**2
         new = iteration or not history  # the start of a scale is the end of the one before
         if new:
             history.append(parts)
@@ -274,14 +314,40 @@ def stylize(
         image = picture(best.scale, best.tensor)
         return Result(image, curves, settings, cut_short, best.losses, names)
 
+    def see_tile(scale, share, seconds):
+        if on_part:
+            left = 1 - share + (work - reached) / scale.size**2
+            remaining = seconds / share * left if share else math.nan
+            if on_part(Part(len(history), share, scale.size, remaining)) is False:
+                raise KeyboardInterrupt
+
+    def optimize(scale, num_iter, work_before, tile):
+        nonlocal reached
+        reached = work_before
+        if tile:
+            log.info("%d pixels in tiles of %d", scale.size, tile)
+            see = partial(see_tile, scale)
+            evaluator = tiles.Tiled(settings, tile, workers or tiles.Devices(), see)
+            targets_of, objective = evaluator.take_targets, evaluator.objective
+        else:
+            targets_of, objective = whole
+        start = tf.constant(with_margin(scale.start))
+        targets = targets_of(*sources.at(scale.size / settings.size))
+        see = partial(report, scale, work_before)
+        minimize(partial(objective, targets), start, settings, num_iter, see)
+
     def run():
         work_before = 0
         for size, num_iter in plan:
-            scale = next_scale(best, sources.start, size, settings)
-            start = tf.constant(with_margin(scale.start))
-            targets = targets_of(*sources.at(size / settings.size))
-            see = partial(report, scale, work_before)
-            minimize(partial(objective, targets), start, settings, num_iter, see)
+            scale, seen = next_scale(best, sources.start, size, settings), len(history)
+            ways = memory.ways(settings, *sources.sizes(size / settings.size), tile, workers)
+            for way in ways:
+                try:
+                    optimize(scale, num_iter, work_before, way)
+                    break
+                except tf.errors.ResourceExhaustedError:
+                    if way == ways[-1] or len(history) > seen:
+                        raise
             work_before += num_iter * size**2
             if stopped:
                 break
@@ -294,7 +360,7 @@ def stylize(
             raise
         return result(reason)
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        reason = CannotGoOn(LACK)
+        reason = CannotGoOn(memory.LACK)
         if best is None:
             raise reason from error
         return result(reason)
@@ -324,7 +390,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.group("the program").add_argument
     add("-v", "--verbose", action="store_true", help="print losses and sizes")
     add("-p", "--print_every", metavar="EVERY", type=int, default=100, help="see -v [100]")
-    add("--dask", metavar="ADDRESS", help="paint folders on this Dask cluster")
+    add("--dask", metavar="ADDRESS", help="paint on this Dask cluster")
+    text = "evaluate a picture in tiles of so many pixels: less memory; 0: never [auto]"
+    add("--tile", metavar="PIXELS", type=cli.tile, default="auto", help=text)
     add("--show", action=cli.Show)
     add("--debug", action="store_true", help="show the traceback of an error")
     add("--version", action="version", version=f"nst {__version__}", help="print the version")
@@ -342,15 +410,13 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
         gallery.refuse(settings, "mask")
         gallery.refuse(outputs, "save_every", "timelapse", "plot")
         cells = gallery.plan(args.content, args.style, args.result, [args.init])
-        paint = cli.importable(stylize)  # Dask's workers import it
+        paint = partial(cli.importable(stylize), tile=args.tile)  # Dask's workers import it
         return gallery.make(
             cells, lambda: load_network(settings).settings, paint, interrupts, args.dask
         )
-    if args.dask:
-        raise UserError("--dask is for galleries: name a folder of pictures with -c or -s")
     outputs.check([args.content, *args.style, args.init, *(settings.mask or ())])
 
-    with cli.progress(args.print_every) as show:
+    with cli.progress(args.print_every) as (show, show_part):
 
         def on_step(step):
             interrupts.hold = True  # from here on there is a picture to save
@@ -358,7 +424,12 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
             show(step)
             return not interrupts.signal
 
-        result = stylize(args.content, args.style, settings, on_step)
+        def on_part(part):
+            show_part(part)
+            return not interrupts.signal
+
+        options = {"tile": args.tile, "on_part": on_part}
+        result = stylize(args.content, args.style, settings, on_step, **options)
     outputs.save(result)
     tell = cli.say if sys.stderr.isatty() else log.info
     tell(f"the result is in {args.result}")

@@ -170,6 +170,13 @@ class Network:
             for number in range(deepest + 1)
         ]
 
+    def window(self, layers: Sequence[str], pooling: str, tile: int) -> int:
+        """How many pixels across a tile sees at most, for these layers of so many pixels."""
+        fields, names = self.fields(pooling), {self.place(layer)[1] for layer in layers}
+        stride = max((fields[name].stride for name in names), default=1)
+        reach = max((fields[name].before + fields[name].after for name in names), default=0)
+        return tile + reach + stride
+
     def fields(self, pooling: str) -> dict[str, Field]:
         """The receptive field of each convolution by name, in pixels of its level."""
         field, fields = Field(), {}

@@ -14,14 +14,17 @@ The levels of a network's pyramid are pictures of their own, with tiles of their
 import dataclasses
 import functools
 import queue
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from nstlib import losses, networks, tf
 from nstlib.networks import Field
+from nstlib.scales import MARGIN
 
 # Content targets of so many values a pixel or fewer are kept for the whole picture: little more
 # than the picture itself. Of others the activations are computed again, whenever a tile is.
@@ -71,7 +74,7 @@ def spans(length: int, tile: int, fields: Sequence[Field]) -> list[Span]:
             min(length, stop + after),
             stop == length,
         )
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in pairwise(edges)
     ]
 
 
@@ -225,6 +228,16 @@ def find_gradient(device, settings, slopes, job: Job) -> tuple[np.ndarray, np.nd
     return _as_arrays(function(slopes, *job[1:]))
 
 
+class Workers(Protocol):
+    """Who evaluates tiles."""
+
+    def run(self, function: Callable, common: tuple, jobs: Iterator["Job"]) -> Iterator[Any]:
+        """function(device, *common, job) of each job, in the order of the jobs, which does not
+        depend on how many workers there are. What is left when the caller has had enough is not
+        begun."""
+        ...
+
+
 class Devices:
     """The GPUs of this machine, or else its CPUs as TensorFlow lists them: a thread for each."""
 
@@ -236,9 +249,6 @@ class Devices:
         self._threads = ThreadPoolExecutor(len(found))
 
     def run(self, function: Callable, common: tuple, jobs: Iterator[Job]) -> Iterator[Any]:
-        """function(device, *common, job) of each job, in their order, which does not depend on how
-        many devices there are. What is left when the caller has had enough is not begun."""
-
         def work(job):
             device = self._free.get()
             try:
@@ -260,14 +270,18 @@ def _layers(weight: float, network: str, layers) -> set[str]:
 class Tiled:
     """`take_targets` and `make_objective` by tiles.
 
-    settings: resolved; tile: the longest side of a core in pixels; `workers` has a method `run`
-    like that of Devices; `see_tile(share)` is told what share of a pass over the tiles is done.
+    settings: resolved; tile: the longest side of a core in pixels, but for the picture's margin;
+    `see_tile(share, seconds)` is told after every tile what share of an
+    evaluation is done, in how many seconds; the share is 0 as long as targets are taken.
     """
 
-    def __init__(self, settings, tile: int, workers, see_tile: Callable[[float], None]):
-        self.settings, self.tile = settings, tile
+    def __init__(
+        self, settings, tile: int, workers: Workers, see_tile: Callable[[float, float], None]
+    ):
+        self.settings, self.tile = settings, tile + 2 * MARGIN
         self.workers, self.see_tile = workers, see_tile
         self.levels = load_levels(settings)
+        self._began = time.monotonic()
         self.content = _layers(settings.content_weight, settings.network, settings.content_layers)
         self.style = _layers(settings.style_weight, settings.network, settings.style_layers)
         network = networks.NETWORKS[settings.network]
@@ -299,11 +313,12 @@ class Tiled:
 
     def objective(self, targets, image) -> tuple[dict, Any]:
         """Like what nst's make_objective gives: (weighted losses by name, gradient)."""
+        self._began = time.monotonic()
         pictures = self._pictures(image)
         parts, slopes, masks = {}, {}, {}
         if wanted := targets["style"]:
             masks = {x: [tuple(map(np.asarray, y.mask)) for y in wanted[x]] for x in wanted}
-            found = self._sums(pictures, masks, self.settings)
+            found = self._sums(pictures, masks, self.settings, 1 / (1 + BACK))
             plain = {x: [target._replace(mask=()) for target in wanted[x]] for x in wanted}
             loss, slopes = _style_slopes(self.settings)(found, plain)
             parts["style"] = loss
@@ -334,14 +349,17 @@ class Tiled:
             tiles += [Tile(number, x, y, level.fields, sizes) for x in rows for y in columns]
         return tiles
 
-    def _run(self, function, common, tiles, pictures, masks, targets=None) -> Iterator[tuple]:
-        """(tile, what the function gives for it) in the order of the tiles."""
+    def _run(
+        self, function, common, tiles, pictures, masks, targets=None, shares=(0.0, 0.0)
+    ) -> Iterator[tuple]:
+        """(tile, what the function gives for it) in the order of the tiles. `shares`: of the
+        evaluation, before and after."""
 
         def job(tile):
-            photograph, kept, shares = (), {}, {}
+            photograph, kept, parts = (), {}, {}
             if targets:
                 content = self.content & tile.fields.keys()
-                shares = {x: tile.share(x) for x in content}
+                parts = {x: tile.share(x) for x in content}
                 kept = {x: targets["content"][x][tile.core(x)] for x in content if self.keeps}
                 if content and not self.keeps:
                     photograph = (targets["photograph"][tile.level][tile.window],)
@@ -350,14 +368,15 @@ class Tiled:
                 for x in masks.keys() & tile.fields.keys()
             }
             window = pictures[tile.level][tile.window]
-            return Job(tile.level, window, tile.boxes(), own, shares, kept, photograph)
+            return Job(tile.level, window, tile.boxes(), own, parts, kept, photograph)
 
         results = self.workers.run(function, common, map(job, tiles))
         whole, done = sum(tile.pixels for tile in tiles), 0
         for tile, result in zip(tiles, results, strict=True):
             yield tile, result
             done += tile.pixels
-            self.see_tile(done / whole)
+            share = shares[0] + (shares[1] - shares[0]) * done / whole
+            self.see_tile(share, time.monotonic() - self._began)
 
     def _activations(self, pictures, tiles) -> dict[str, np.ndarray]:
         """Those of the content layers."""
@@ -370,21 +389,22 @@ class Tiled:
                 whole[layer][tile.core(layer)] = values
         return whole
 
-    def _sums(self, pictures, masks, settings) -> dict[str, list[losses.Sums]]:
+    def _sums(self, pictures, masks, settings, share=0.0) -> dict[str, list[losses.Sums]]:
         """Those of the style layers, over the whole picture."""
-        whole = {}
+        whole, shares = {}, (0.0, share)
         tiles = [tile for tile in self._tiles(pictures) if masks.keys() & tile.fields.keys()]
-        for _, found in self._run(find_sums, (settings,), tiles, pictures, masks):
+        for _, found in self._run(find_sums, (settings,), tiles, pictures, masks, None, shares):
             for layer, parts in found.items():
                 before = whole.get(layer)
-                whole[layer] = [_add(*x) for x in zip(before, parts)] if before else parts
+                whole[layer] = [*map(_add, before, parts)] if before else parts
         return whole
 
     def _gradients(self, pictures, targets, masks, slopes) -> tuple[np.ndarray, list[np.ndarray]]:
         """The content loss, and of each level the gradient of the losses, by the picture."""
         content, gradients = np.float32(0), [np.zeros_like(picture) for picture in pictures]
         tiles, common = self._tiles(pictures), (self.settings, slopes)
-        found = self._run(find_gradient, common, tiles, pictures, masks, targets)
+        shares = (1 / (1 + BACK) if masks else 0.0, 1.0)
+        found = self._run(find_gradient, common, tiles, pictures, masks, targets, shares)
         for tile, (loss, gradient) in found:
             content += loss
             gradients[tile.level][tile.window] += gradient
