@@ -35,6 +35,7 @@ from nstlib import (
     UserError,
     __version__,
     cli,
+    cluster,
     gallery,
     images,
     losses,
@@ -416,7 +417,10 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
         )
     outputs.check([args.content, *args.style, args.init, *(settings.mask or ())])
 
-    with cli.progress(args.print_every) as (show, show_part):
+    with (
+        cluster.tile_workers(args.dask, interrupts) as workers,
+        cli.progress(args.print_every) as (show, show_part),
+    ):
 
         def on_step(step):
             interrupts.hold = True  # from here on there is a picture to save
@@ -428,7 +432,7 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
             show_part(part)
             return not interrupts.signal
 
-        options = {"tile": args.tile, "on_part": on_part}
+        options = {"tile": args.tile, "workers": workers, "on_part": on_part}
         result = stylize(args.content, args.style, settings, on_step, **options)
     outputs.save(result)
     tell = cli.say if sys.stderr.isatty() else log.info

@@ -143,7 +143,8 @@ class LevelFunctions(NamedTuple):
 
     activations: Callable  # window, boxes -> by content layer those of the core, float32
     sums: Callable  # window, boxes, masks -> by style layer the sums of the core
-    gradient: Callable  # slopes of these sums, Job's fields -> (content loss, gradient)
+    # style loss, its derivative by the sums, Job's fields -> (content loss, gradient)
+    gradient: Callable
 
 
 @functools.lru_cache(maxsize=8)
@@ -184,7 +185,7 @@ def _level_functions(settings, level: networks.Level) -> LevelFunctions:
     def sums(window, boxes, masks):
         return find_sums(level.seen(window), boxes, masks)
 
-    def gradient(slopes, window, boxes, masks, shares, kept, photograph):
+    def gradient(style_loss, slopes, window, boxes, masks, shares, kept, photograph):
         targets = activations(photograph[0], boxes) if photograph else kept
         with tf.GradientTape() as tape:
             tape.watch(window)
@@ -197,12 +198,14 @@ def _level_functions(settings, level: networks.Level) -> LevelFunctions:
                 for product in (slope.products * one.products, slope.totals * one.totals)
             ]
             errors = {
-                x: share * losses.content_loss(cut(features[x], boxes[x]), targets[x])
-                for x, share in shares.items()
+                x: losses.content_loss(cut(features[x], boxes[x]), targets[x]) for x in shares
             }
-            loss = losses.weighted_content_loss(settings, errors) if errors else tf.constant(0.0)
+            loss, magnitude = tf.constant(0.0), style_loss
+            if errors:
+                own = {x: shares[x] * error for x, error in errors.items()}
+                loss = losses.weighted_content_loss(settings, own)
+                magnitude += losses.weighted_content_loss(settings, errors)
             total = tf.add_n([loss, *map(tf.reduce_sum, pairs)])
-        magnitude = tf.add_n([loss, *(tf.reduce_sum(tf.abs(x)) for x in pairs)])
         return loss, losses.scaled_gradient(tape, total, window, magnitude, settings)
 
     return LevelFunctions(*map(networks.compiled, (activations, sums, gradient)))
@@ -222,10 +225,10 @@ def find_sums(device, settings, job: Job) -> dict[str, list[losses.Sums]]:
     return _as_arrays(function(job.window, job.boxes, job.masks))
 
 
-def find_gradient(device, settings, slopes, job: Job) -> tuple[np.ndarray, np.ndarray]:
+def find_gradient(device, settings, style_loss, slopes, job: Job) -> tuple[np.ndarray, np.ndarray]:
     function = _functions(settings, device)[job.level].gradient
     slopes = {layer: slopes[layer] for layer in job.masks}
-    return _as_arrays(function(slopes, *job[1:]))
+    return _as_arrays(function(style_loss, slopes, *job[1:]))
 
 
 class Workers(Protocol):
@@ -315,14 +318,14 @@ class Tiled:
         """Like what nst's make_objective gives: (weighted losses by name, gradient)."""
         self._began = time.monotonic()
         pictures = self._pictures(image)
-        parts, slopes, masks = {}, {}, {}
+        parts, loss, slopes, masks = {}, np.float32(0), {}, {}
         if wanted := targets["style"]:
             masks = {x: [tuple(map(np.asarray, y.mask)) for y in wanted[x]] for x in wanted}
             found = self._sums(pictures, masks, self.settings, 1 / (1 + BACK))
             plain = {x: [target._replace(mask=()) for target in wanted[x]] for x in wanted}
-            loss, slopes = _style_slopes(self.settings)(found, plain)
+            loss, slopes = _as_arrays(_style_slopes(self.settings)(found, plain))
             parts["style"] = loss
-        content, gradients = self._gradients(pictures, targets, masks, _as_arrays(slopes))
+        content, gradients = self._gradients(pictures, targets, masks, loss, slopes)
         if self.content:
             parts = {"content": content, **parts}
         parts["tv"] = self._add_total_variation(pictures[0], gradients[0])
@@ -375,7 +378,7 @@ class Tiled:
         for tile, result in zip(tiles, results, strict=True):
             yield tile, result
             done += tile.pixels
-            share = shares[0] + (shares[1] - shares[0]) * done / whole
+            share = shares[0] * (1 - done / whole) + shares[1] * done / whole
             self.see_tile(share, time.monotonic() - self._began)
 
     def _activations(self, pictures, tiles) -> dict[str, np.ndarray]:
@@ -399,10 +402,10 @@ class Tiled:
                 whole[layer] = [*map(_add, before, parts)] if before else parts
         return whole
 
-    def _gradients(self, pictures, targets, masks, slopes) -> tuple[np.ndarray, list[np.ndarray]]:
+    def _gradients(self, pictures, targets, masks, *style) -> tuple[np.ndarray, list[np.ndarray]]:
         """The content loss, and of each level the gradient of the losses, by the picture."""
         content, gradients = np.float32(0), [np.zeros_like(picture) for picture in pictures]
-        tiles, common = self._tiles(pictures), (self.settings, slopes)
+        tiles, common = self._tiles(pictures), (self.settings, *style)
         shares = (1 / (1 + BACK) if masks else 0.0, 1.0)
         found = self._run(find_gradient, common, tiles, pictures, masks, targets, shares)
         for tile, (loss, gradient) in found:
