@@ -144,6 +144,15 @@ class TileWorkers:
 
     def run(self, function: Callable, common: tuple, jobs: Iterator) -> Iterator:
         """Raises CannotGoOn where the scheduler is lost or a worker cannot do it."""
+        try:
+            yield from self._run(function, common, jobs)
+        except ModuleNotFoundError as error:
+            raise CannotGoOn(_lacks(error)) from error
+        except Exception as error:  # of many kinds, wherever a connection breaks
+            missing = _missing(self.client) or "a tile failed on the Dask cluster"
+            raise CannotGoOn(f"{missing} ({why(error)})") from error
+
+    def _run(self, function, common, jobs):
         work = pickle.dumps(functools.partial(_evaluate_on_worker, function))
 
         def unpickle_and_evaluate(common, job):
@@ -156,29 +165,20 @@ class TileWorkers:
         ahead = AHEAD * max(1, sum(self.client.nthreads().values()))
         futures = deque(map(submit, itertools.islice(jobs, ahead)))
         while futures:
-            yield self._result(futures[0])
-            futures.popleft()
+            yield self._result(futures.popleft())
             futures.extend(map(submit, itertools.islice(jobs, 1)))
 
     def _result(self, future):
-        from distributed import wait
-
         asked = time.monotonic()
-        try:
-            while not future.done():
-                if self.interrupts.signal:
-                    raise KeyboardInterrupt
-                if time.monotonic() > asked + SILENCE:
-                    asked = time.monotonic()
-                    if missing := _missing(self.client):
-                        log.warning("%s; waiting for it (Ctrl-C ends that)", missing)
-                with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-                    wait([future], timeout=1)
-            return future.result()
-        except ModuleNotFoundError as error:
-            raise CannotGoOn(_lacks(error)) from error
-        except Exception as error:
-            raise CannotGoOn(f"the Dask cluster lost a tile ({why(error)})") from error
+        while True:
+            if self.interrupts.signal:
+                raise KeyboardInterrupt
+            if time.monotonic() > asked + SILENCE:
+                asked = time.monotonic()
+                if missing := _missing(self.client):
+                    log.warning("%s; waiting for it (Ctrl-C ends that)", missing)
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                return future.result(timeout=1)
 
 
 def _lacks(error: ModuleNotFoundError) -> str:
