@@ -335,7 +335,12 @@ class Tiled:
         """The pictures of the levels, [1, h, w, 3], of which the first is the image."""
         pictures = [np.asarray(image)]
         for number in range(1, len(self.levels)):
-            pictures.append(_made(self.settings, number)(pictures[-1]).numpy())
+            before = pictures[-1]
+            _, height, width, channels = before.shape
+            picture = np.empty((1, -(-height // 2), -(-width // 2), channels), np.float32)
+            for window, rows, within in _bands(height, len(picture[0])):
+                picture[:, rows] = _made(self.settings, number)(before[:, window])[:, within]
+            pictures.append(picture)
         return pictures
 
     def _tiles(self, pictures) -> list[Tile]:
@@ -412,8 +417,11 @@ class Tiled:
             content += loss
             gradients[tile.level][tile.window] += gradient
         for number in reversed(range(1, len(pictures))):
-            pull = _made_pull(self.settings, number)
-            gradients[number - 1] += pull(pictures[number - 1], gradients.pop()).numpy()
+            before, gradient = pictures[number - 1], gradients.pop()
+            for window, rows, within in _bands(len(before[0]), len(gradient[0])):
+                pull = _made_pull(self.settings, number)
+                own = pull(before[:, window], gradient[:, rows], np.int32(within.start))
+                gradients[number - 1][:, window] += own.numpy()
         return content, gradients
 
     def _add_total_variation(self, image, gradient) -> np.ndarray:
@@ -455,16 +463,27 @@ def _made(settings, number: int) -> Callable:
 
 @functools.lru_cache(maxsize=16)
 def _made_pull(settings, number: int) -> Callable:
-    """(picture of the level before, gradient by the level's) -> gradient by the former."""
+    """(rows of the level before, gradient by some of the rows made of them, the first of these) ->
+    gradient by the former."""
     made = load_levels(settings)[number].made
 
-    def function(picture, gradient):
+    def function(picture, gradient, first):
         with tf.GradientTape() as tape:
             tape.watch(picture)
-            smaller = made(picture)
-        return tape.gradient(smaller, picture, output_gradients=gradient)
+            rows = made(picture)[:, first : first + tf.shape(gradient)[1]]
+        return tape.gradient(rows, picture, output_gradients=gradient)
 
     return networks.compiled(function)
+
+
+def _bands(height: int, halved: int) -> Iterator[tuple[slice, slice, slice]]:
+    """How a picture of so many rows is halved a few at a time: rows of it, those that they are
+    wanted for, and where these are in what is made of the former alone."""
+    field = Field().pooled("blur")
+    for span in spans(height, BAND, [field]):
+        first, number = span.within(field, halved)
+        rows = span.positions(field, halved)
+        yield slice(span.before, span.after), rows, slice(first, first + number)
 
 
 @functools.cache
