@@ -194,13 +194,13 @@ class Sources(NamedTuple):
     tint: Callable[[np.ndarray], np.ndarray]  # what gives a result its colours
     thinnest: float  # the smallest ratio of short to long side
 
-    def sizes(self, scale: float) -> tuple:
+    def sizes(self, scale: float) -> tuple[memory.Size, list[memory.Size]]:
         """(width, height) of the content, and of each style, in a smaller size."""
-        sizes = [
-            tuple(max(1, round(scale * length)) for length in image.shape[1::-1])
+        content, *styles = (
+            (max(1, round(scale * image.shape[1])), max(1, round(scale * image.shape[0])))
             for image in (self.content, *self.styles)
-        ]
-        return sizes[0], sizes[1:]
+        )
+        return content, styles
 
     def at(self, scale: float) -> tuple:
         """Content, styles and masks in a smaller size, as `take_targets` takes them."""

@@ -10,7 +10,7 @@ import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nstlib import CannotGoOn, UserError, images
@@ -142,7 +142,7 @@ class TileWorkers:
     def __init__(self, client: "Client", interrupts):
         self.client, self.interrupts = client, interrupts
 
-    def run(self, function: Callable, common: tuple, jobs: Iterator) -> Iterator:
+    def run(self, function: Callable, common: tuple, jobs: Iterator) -> Generator:
         """Raises CannotGoOn where the scheduler is lost or a worker cannot do it."""
         try:
             yield from self._run(function, common, jobs)
@@ -162,7 +162,8 @@ class TileWorkers:
             return self.client.submit(unpickle_and_evaluate, shared, pickle.dumps(job), pure=False)
 
         shared = self.client.submit(bytes, pickle.dumps(common), pure=False)
-        ahead = AHEAD * max(1, sum(self.client.nthreads().values()))
+        threads: Any = self.client.nthreads()
+        ahead = AHEAD * max(1, sum(threads.values()))
         futures = deque(map(submit, itertools.islice(jobs, ahead)))
         while futures:
             yield self._result(futures.popleft())

@@ -7,7 +7,7 @@ weights do not depend on the size of the image.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -234,7 +234,7 @@ def weighted_content_loss(settings, found: dict[str, "tf.Tensor"]) -> "tf.Tensor
 
 
 def weighted_style_loss(
-    settings, found: dict[str, Sequence[Sums]], wanted: dict[str, Sequence[Wanted]]
+    settings, found: Mapping[str, Sequence[Sums]], wanted: Mapping[str, Sequence[Wanted]]
 ) -> "tf.Tensor":
     """The weighted mean of the style losses of all layers; settings: resolved.
 

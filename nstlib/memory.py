@@ -27,7 +27,7 @@ LBFGS = 1400  # more, for its history
 ACTIVATION = {"float32": 6.0, "bfloat16": 3.0, "float16": 12.0}
 STYLE_PIXEL, STYLE_ACTIVATION = 90, 1.7
 TILES = (1024, 512, 256)  # pixels: smaller ones take longer
-TILED_PIXEL, MASK_PIXEL = 230, 16  # bytes, as PIXEL, where the network sees tiles
+TILED_PIXEL, MASK_PIXEL = 200, 16  # bytes, as PIXEL, where the network sees tiles
 
 PROC = Path("/proc")
 # Files of Linux's control groups, by which containers are limited: version 2, then 1.

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -52,8 +52,8 @@ class Level(NamedTuple):
     is the image, and each of the others is made of the one before. Without a pyramid there is but
     the first."""
 
-    made: "tf.keras.Model | None"  # from the level before; the first is there
-    seen: "tf.keras.Model | None"  # to the activations by name; None where none is wanted
+    made: Any  # Keras model from the level before; None for the first
+    seen: Any  # Keras model to the activations by name; None where none is wanted
     fields: dict[str, Field]  # of each wanted layer, in pixels of this level
 
 

@@ -6,23 +6,24 @@ over positions, and those of tiles add up. So there are two passes: the first ad
 style loss of these has a derivative by each of them, and the second pass brings it, with the
 content loss, back to the pixels of each tile. This is exact, not an approximation: a tile sees as
 much of its surroundings as its activations do, and only the activations of its core count, each
-once. `take_targets` and `make_objective` are to nst's as a sum is to its parts.
+once.
 
 The levels of a network's pyramid are pictures of their own, with tiles of their own.
 """
 
+import contextlib
 import dataclasses
 import functools
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from nstlib import losses, networks, tf
+from nstlib import losses, networks, paths, tf
 from nstlib.networks import Field
 from nstlib.scales import MARGIN
 
@@ -148,7 +149,7 @@ class LevelFunctions(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def _levels(network, layers, pooling, weights, precision, device) -> list[networks.Level]:
+def _levels(network, layers, pooling, weights, precision, changed, device) -> list[networks.Level]:
     with tf.device(device):
         return networks.level_extractors(network, list(layers), pooling, weights, precision)
 
@@ -157,7 +158,7 @@ def load_levels(settings, device: str | None = None) -> list[networks.Level]:
     """The levels of the network of resolved settings on a device, loaded once and kept."""
     layers = tuple(networks.used_layers(settings))
     options = settings.network, layers, settings.pooling, settings.weights, settings.precision
-    return _levels(*options, device)
+    return _levels(*options, paths.changed(settings.weights), device)
 
 
 @functools.lru_cache(maxsize=16)
@@ -234,10 +235,9 @@ def find_gradient(device, settings, style_loss, slopes, job: Job) -> tuple[np.nd
 class Workers(Protocol):
     """Who evaluates tiles."""
 
-    def run(self, function: Callable, common: tuple, jobs: Iterator["Job"]) -> Iterator[Any]:
+    def run(self, function: Callable, common: tuple, jobs: Iterator["Job"]) -> Generator:
         """function(device, *common, job) of each job, in the order of the jobs, which does not
-        depend on how many workers there are. What is left when the caller has had enough is not
-        begun."""
+        depend on how many workers there are. Once it is closed, nothing more is begun."""
         ...
 
 
@@ -246,12 +246,14 @@ class Devices:
 
     def __init__(self):
         found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        self._free: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for device in found:
-            self._free.put(device.name)
-        self._threads = ThreadPoolExecutor(len(found))
+        # One alone needs no name, and no other copy of the network than the one that is there.
+        names = [device.name for device in found] if len(found) > 1 else [None]
+        self._free: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        for name in names:
+            self._free.put(name)
+        self._threads = ThreadPoolExecutor(len(names))
 
-    def run(self, function: Callable, common: tuple, jobs: Iterator[Job]) -> Iterator[Any]:
+    def run(self, function: Callable, common: tuple, jobs: Iterator[Job]) -> Generator:
         def work(job):
             device = self._free.get()
             try:
@@ -260,7 +262,7 @@ class Devices:
             finally:
                 self._free.put(device)
 
-        return self._threads.map(work, jobs)
+        yield from self._threads.map(work, jobs)
 
 
 # What is done with the whole picture
@@ -274,8 +276,8 @@ class Tiled:
     """`take_targets` and `make_objective` by tiles.
 
     settings: resolved; tile: the longest side of a core in pixels, but for the picture's margin;
-    `see_tile(share, seconds)` is told after every tile what share of an
-    evaluation is done, in how many seconds; the share is 0 as long as targets are taken.
+    `see_tile(share, seconds)` is told after every tile what share of an evaluation is done, in how
+    many seconds; the share is 0 as long as targets are taken.
     """
 
     def __init__(
@@ -324,7 +326,7 @@ class Tiled:
             found = self._sums(pictures, masks, self.settings, 1 / (1 + BACK))
             plain = {x: [target._replace(mask=()) for target in wanted[x]] for x in wanted}
             loss, slopes = _as_arrays(_style_slopes(self.settings)(found, plain))
-            parts["style"] = loss
+            parts["style"] = float(loss)
         content, gradients = self._gradients(pictures, targets, masks, loss, slopes)
         if self.content:
             parts = {"content": content, **parts}
@@ -338,7 +340,7 @@ class Tiled:
             before = pictures[-1]
             _, height, width, channels = before.shape
             picture = np.empty((1, -(-height // 2), -(-width // 2), channels), np.float32)
-            for window, rows, within in _bands(height, len(picture[0])):
+            for window, rows, within in _bands(height, picture.shape[1]):
                 picture[:, rows] = _made(self.settings, number)(before[:, window])[:, within]
             pictures.append(picture)
         return pictures
@@ -380,11 +382,12 @@ class Tiled:
 
         results = self.workers.run(function, common, map(job, tiles))
         whole, done = sum(tile.pixels for tile in tiles), 0
-        for tile, result in zip(tiles, results, strict=True):
-            yield tile, result
-            done += tile.pixels
-            share = shares[0] * (1 - done / whole) + shares[1] * done / whole
-            self.see_tile(share, time.monotonic() - self._began)
+        with contextlib.closing(results):  # so that after an interrupt nothing more is begun
+            for tile, result in zip(tiles, results, strict=True):
+                yield tile, result
+                done += tile.pixels
+                share = shares[0] * (1 - done / whole) + shares[1] * done / whole
+                self.see_tile(share, time.monotonic() - self._began)
 
     def _activations(self, pictures, tiles) -> dict[str, np.ndarray]:
         """Those of the content layers."""
@@ -407,32 +410,32 @@ class Tiled:
                 whole[layer] = [*map(_add, before, parts)] if before else parts
         return whole
 
-    def _gradients(self, pictures, targets, masks, *style) -> tuple[np.ndarray, list[np.ndarray]]:
+    def _gradients(self, pictures, targets, masks, *style) -> tuple[float, list[np.ndarray]]:
         """The content loss, and of each level the gradient of the losses, by the picture."""
-        content, gradients = np.float32(0), [np.zeros_like(picture) for picture in pictures]
+        content, gradients = 0.0, [np.zeros_like(picture) for picture in pictures]
         tiles, common = self._tiles(pictures), (self.settings, *style)
         shares = (1 / (1 + BACK) if masks else 0.0, 1.0)
         found = self._run(find_gradient, common, tiles, pictures, masks, targets, shares)
         for tile, (loss, gradient) in found:
-            content += loss
+            content += float(loss)
             gradients[tile.level][tile.window] += gradient
         for number in reversed(range(1, len(pictures))):
             before, gradient = pictures[number - 1], gradients.pop()
-            for window, rows, within in _bands(len(before[0]), len(gradient[0])):
+            for window, rows, within in _bands(before.shape[1], gradient.shape[1]):
                 pull = _made_pull(self.settings, number)
                 own = pull(before[:, window], gradient[:, rows], np.int32(within.start))
                 gradients[number - 1][:, window] += own.numpy()
         return content, gradients
 
-    def _add_total_variation(self, image, gradient) -> np.ndarray:
+    def _add_total_variation(self, image, gradient) -> float:
         """The weighted loss; its gradient is added to the other."""
         _, height, width, channels = image.shape
-        loss, weight = np.float32(0), self.settings.tv_weight
-        counts = np.float32([(height - 1) * width * channels, height * (width - 1) * channels])
+        loss, weight = 0.0, self.settings.tv_weight
+        counts = np.array([(height - 1) * width, height * (width - 1)], np.float64) * channels
         for top in range(0, height, BAND):
             rows = np.s_[:, top : top + BAND + 1]  # with the first of the next band
             own, pull = _band_variation(image[rows], min(BAND, height - top), weight / counts)
-            loss += own.numpy()
+            loss += float(own)
             gradient[rows] += pull.numpy()
         return loss
 
