@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,20 +30,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nstlib import CannotGoOn, UserError, __version__, cli, gallery, images, losses, networks, tf
-from nstlib.colors import greyed
-from nstlib.colors import prepare as prepare_colors
-from nstlib.memory import LACK, check_memory
+from nstlib import (
+    CannotGoOn,
+    UserError,
+    __version__,
+    cli,
+    cluster,
+    gallery,
+    images,
+    losses,
+    memory,
+    networks,
+    tf,
+    tiles,
+)
 from nstlib.networks import LoadedNetwork, load_network
 from nstlib.optimizers import OPTIMIZERS
 from nstlib.outputs import Outputs
 from nstlib.provenance import metadata
 from nstlib.scales import Scale, plan_scales, with_margin, without_margin
 from nstlib.settings import Settings
+from nstlib.sources import Picture, load_sources, start_image
 
 __all__ = ["Outputs", "Result", "Settings", "Step", "UserError", "load_network", "main", "stylize"]
-
-Picture = str | Path | np.ndarray  # a file, or uint8 [H, W, 3]
 
 log = logging.getLogger("nst")
 
@@ -64,6 +74,16 @@ class Step:
     def image(self) -> np.ndarray:
         """The image, uint8 [h, w, 3], smaller than the result at the first scales."""
         return self.picture(max(without_margin(self.tensor).shape))
+
+
+@dataclass(frozen=True)
+class Part:
+    """What `on_part` sees, tile by tile, where an image is evaluated in tiles."""
+
+    iteration: int  # that the image is of
+    share: float  # of its evaluation that is done, 0 to 1; 0 while targets are taken
+    size: int  # of the scale, in pixels
+    remaining: float  # seconds that the run will still take, if all goes on as this evaluation
 
 
 @dataclass(frozen=True)
@@ -100,14 +120,10 @@ def take_targets(extractor, settings: Settings, content, styles, masks=()) -> di
         for layer in networks.layer_weights(settings.network, settings.content_layers):
             targets["content"][layer] = tf.cast(features[layer], tf.float32)
     if settings.style_weight:
-        blend = settings.style_blend or [1] * len(styles)
         sizes = {layer: x.shape[1:3] for layer, x in features.items()}
-        layers = networks.style_strengths(settings.network, settings.style_layers, sizes)
+        layers = networks.layer_weights(settings.network, settings.style_layers)
         samples = [{x: losses.sums(f[x]) for x in layers} for f in map(extractor, styles)]
-        for layer, strength in layers.items():
-            small = [tf.image.resize(mask, sizes[layer], "area") for mask in masks]
-            of_layer = [sample[layer] for sample in samples]
-            targets["style"][layer] = losses.wanted_sums(of_layer, blend, small, strength)
+        targets["style"] = losses.wanted_style(settings, samples, sizes, masks)
     return targets
 
 
@@ -117,15 +133,6 @@ def make_objective(extractor, settings: Settings) -> Callable:
 
     targets: as `take_targets` gives them; image: [1, H, W, 3] of any size.
     """
-    distance = losses.STYLE_LOSSES[str(settings.style_loss)]
-
-    def mean(values, layers):
-        weights = networks.layer_weights(settings.network, layers)
-        return tf.add_n([weights[x] * value for x, value in values.items()]) / sum(weights.values())
-
-    def style_loss(features, wanted):
-        found = [losses.sums(features, *target.mask) for target in wanted]
-        return losses.layer_style_loss(distance, found, wanted)
 
     def objective(targets, image):
         content, style = targets["content"], targets["style"]
@@ -134,16 +141,13 @@ def make_objective(extractor, settings: Settings) -> Callable:
             features, parts = extractor(image), {}
             if content:
                 found = {x: losses.content_loss(features[x], content[x]) for x in content}
-                parts["content"] = settings.content_weight * mean(found, settings.content_layers)
+                parts["content"] = losses.weighted_content_loss(settings, found)
             if style:
-                found = {x: style_loss(features[x], style[x]) for x in style}
-                parts["style"] = settings.style_weight * mean(found, settings.style_layers)
+                found = {x: [losses.sums(features[x], *y.mask) for y in style[x]] for x in style}
+                parts["style"] = losses.weighted_style_loss(settings, found, style)
             parts["tv"] = settings.tv_weight * losses.total_variation_loss(image)
             total = tf.add_n(list(parts.values()))
-        # Float16 loses gradients that are very large or very small.
-        half = settings.precision == "float16"
-        scale = 2.0**20 / tf.where(total > 0, total, 2.0**20) if half else tf.ones_like(total)
-        gradient = tape.gradient(total, image, output_gradients=scale) / scale
+        gradient = losses.scaled_gradient(tape, total, image, total, settings)
         return {"total": total, **parts}, gradient
 
     return networks.compiled(objective)
@@ -181,74 +185,6 @@ def minimize(objective: Callable, start: "tf.Tensor", settings: Settings, num_it
         OPTIMIZERS[settings.optimizer](evaluate, start, settings.learning_rate, num_iter)
 
 
-class Sources(NamedTuple):
-    """The pictures of a run, float32 [H, W, C] in 0..255, at the sizes at which they are used."""
-
-    content: np.ndarray
-    styles: list[np.ndarray]
-    masks: list[np.ndarray]  # C is 1; none, or one for each style
-    init: np.ndarray | None  # the image that the optimization is to start from, of any size
-    thinnest: float  # the smallest ratio of short to long side
-    tint: Callable[[np.ndarray], np.ndarray] = lambda image: image  # gives a result its colours
-
-    def in_colors(self, settings: Settings) -> "Sources":
-        """With the colours that resolved settings want."""
-        shares = [mask / 255 for mask in self.masks]
-        if shares:  # where there are several they mix
-            shares = [share / np.maximum(sum(shares), 1) for share in shares]
-        else:
-            blend = settings.style_blend or [1] * len(self.styles)
-            shares = [share / sum(blend) for share in blend]
-        content, styles, tint = prepare_colors(settings.colors, self.content, self.styles, shares)
-        init = self.init
-        if init is not None and settings.colors == "content":  # an earlier result has got them back
-            init = greyed(init)
-        return self._replace(content=content, styles=styles, init=init, tint=tint)
-
-    def at(self, scale: float) -> tuple:
-        """Content, styles and masks in a smaller size, as `take_targets` takes them."""
-        return (
-            with_margin(images.rescale(self.content, scale)),
-            [images.rescale(style, scale)[np.newaxis] for style in self.styles],
-            [with_margin(images.rescale(mask, scale) / 255) for mask in self.masks],
-        )
-
-
-def load_sources(content: Picture, styles: Sequence[Picture], settings: Settings) -> Sources:
-    """Everything that is read from files, checked before TensorFlow's seconds."""
-    if not styles:
-        raise UserError("no style image was given: name at least one")
-    for name in ("style_blend", "mask"):
-        number = len(getattr(settings, name) or styles)
-        if number != len(styles):
-            raise UserError(f"--{name} is for {number} styles, not for the {len(styles)} given")
-    files, scales = [content, *styles], [1.0] + [settings.style_scale] * len(styles)
-    check_memory(settings, [images.image_size(file) for file in files])
-    sizes = [round(settings.size * scale) for scale in scales]
-    loaded = [images.load(*file) for file in zip(files, sizes, strict=True)]
-    masks = [images.load_mask(path, *loaded[0].shape[:2]) for path in settings.mask or ()]
-    init = None
-    if settings.init not in ("content", "noise", "style"):
-        init = images.load(settings.init)
-    if settings.weights:
-        networks.check_weights(settings.weights, settings.network)
-    for file, image, scale in zip(files, loaded, scales, strict=True):
-        images.check_size(file, image, settings.size, scale)
-    thinnest = min(min(x.shape[:2]) / max(x.shape[:2]) for x in loaded)
-    return Sources(loaded[0], loaded[1:], masks, init, thinnest)
-
-
-def start_image(settings: Settings, sources: Sources) -> np.ndarray:
-    """Where the optimization starts, float32 [H, W, 3] of the content's size."""
-    shape = sources.content.shape
-    if settings.init == "content":
-        return sources.content
-    if settings.init == "noise":
-        return np.random.default_rng(settings.seed).uniform(0, 255, shape).astype("float32")
-    image = sources.styles[0] if sources.init is None else sources.init
-    return images.resize(image, *shape[:2])
-
-
 class Best(NamedTuple):
     """The state of a run: the image of lowest total loss at the scale that is running."""
 
@@ -263,6 +199,9 @@ def stylize(
     settings: Settings = Settings(),
     on_step: Callable[[Step], bool | None] | None = None,
     network: LoadedNetwork | None = None,
+    tile: int | str = "auto",
+    workers: tiles.Workers | None = None,
+    on_part: Callable[[Part], bool | None] | None = None,
 ) -> Result:
     """The content in the manner of the style, or of several.
 
@@ -272,21 +211,25 @@ def stylize(
     these settings [loaded once and kept]. An interrupt, a loss that is no longer finite, or a lack
     of memory ends the run too, with the best image so far and the reason in the Result; before
     there is an image it is raised. Raises UserError for what cannot work.
+
+    Pictures with a side longer than `tile` pixels are evaluated in tiles, see nstlib.tiles; 0 for
+    never, "auto" for where memory is too small for the whole, or there are other `workers` than
+    this machine's devices. `on_part` sees every tile, and interrupts the run by returning False.
     """
     styles = [styles] if isinstance(styles, str | Path | np.ndarray) else styles
     names = tuple("(array)" if isinstance(x, np.ndarray) else str(x) for x in (content, *styles))
-    sources = load_sources(content, styles, settings)
+    sources = load_sources(content, styles, settings, tile)
     settings, extractor = network.fit(settings) if network else load_network(settings)
     sources = sources.in_colors(settings)
     start_at = start_image(settings, sources)
     log.info("network %s, %s", settings.network, settings.precision)
-    targets_of = partial(take_targets, extractor, settings)
-    objective = make_objective(extractor, settings)
+    whole = partial(take_targets, extractor, settings), make_objective(extractor, settings)
     plan = plan_scales(settings, sources.thinnest)
     work = sum(size**2 * num_iter for size, num_iter in plan)
     history: list[dict[str, float]] = []
     best: Best | None = None
     stopped, began = False, time.monotonic()
+    reached = 0.0  # of the work, when the image is evaluated that is being evaluated
 
     def picture(scale, tensor, size=None, exact=False):
         """The result, as uint8 unless it is to be exact, if this were the last image."""
@@ -294,7 +237,8 @@ def stylize(
         return image if exact else images.to_uint8(image)
 
     def report(scale, work_before, iteration, parts, tensor):
-        nonlocal best, stopped
+        nonlocal best, stopped, reached
+        reached = work_before + (iteration + 1) * scale.size**2
         new = iteration or not history  # the start of a scale is the end of the one before
         if new:
             history.append(parts)
@@ -314,14 +258,40 @@ def stylize(
         image = images.to_uint8(exact)
         return Result(image, curves, settings, cut_short, best.losses, names, exact)
 
+    def see_tile(scale, share, seconds):
+        if on_part:
+            left = 1 - share + (work - reached) / scale.size**2
+            remaining = seconds / share * left if share else math.nan
+            if on_part(Part(len(history), share, scale.size, remaining)) is False:
+                raise KeyboardInterrupt
+
+    def optimize(scale, num_iter, work_before, tile):
+        nonlocal reached
+        reached = work_before
+        if tile:
+            log.info("%d pixels in tiles of %d", scale.size, tile)
+            see = partial(see_tile, scale)
+            evaluator = tiles.Tiled(settings, tile, workers or tiles.Devices(), see)
+            targets_of, objective = evaluator.take_targets, evaluator.objective
+        else:
+            targets_of, objective = whole
+        start = tf.constant(with_margin(scale.start))
+        targets = targets_of(*sources.at(scale.size / settings.size))
+        see = partial(report, scale, work_before)
+        minimize(partial(objective, targets), start, settings, num_iter, see)
+
     def run():
         work_before = 0
         for size, num_iter in plan:
-            scale = next_scale(best, start_at, size, settings)
-            start = tf.constant(with_margin(scale.start))
-            targets = targets_of(*sources.at(size / settings.size))
-            see = partial(report, scale, work_before)
-            minimize(partial(objective, targets), start, settings, num_iter, see)
+            scale, seen = next_scale(best, start_at, size, settings), len(history)
+            ways = memory.ways(settings, *sources.sizes(size / settings.size), tile, workers)
+            for way in ways:
+                try:
+                    optimize(scale, num_iter, work_before, way)
+                    break
+                except tf.errors.ResourceExhaustedError:
+                    if way == ways[-1] or len(history) > seen:
+                        raise
             work_before += num_iter * size**2
             if stopped:
                 break
@@ -334,7 +304,7 @@ def stylize(
             raise
         return result(reason)
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        reason = CannotGoOn(LACK)
+        reason = CannotGoOn(memory.LACK)
         if best is None:
             raise reason from error
         return result(reason)
@@ -364,7 +334,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.group("the program").add_argument
     add("-v", "--verbose", action="store_true", help="print losses and sizes")
     add("-p", "--print_every", metavar="EVERY", type=int, default=100, help="see -v [100]")
-    add("--dask", metavar="ADDRESS", help="paint folders on this Dask cluster")
+    add("--dask", metavar="ADDRESS", help="paint on this Dask cluster")
+    text = "evaluate a picture in tiles of so many pixels: less memory; 0: never [auto]"
+    add("--tile", metavar="PIXELS", type=cli.tile, default="auto", help=text)
     add("--show", action=cli.Show)
     add("--debug", action="store_true", help="show the traceback of an error")
     add("--version", action="version", version=f"nst {__version__}", help="print the version")
@@ -382,15 +354,16 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
         gallery.refuse(settings, "mask")
         gallery.refuse(outputs, "save_every", "timelapse", "plot", "depth")
         cells = gallery.plan(args.content, args.style, args.result, [args.init])
-        paint = cli.importable(stylize)  # Dask's workers import it
+        paint = partial(cli.importable(stylize), tile=args.tile)  # Dask's workers import it
         return gallery.make(
             cells, lambda: load_network(settings).settings, paint, interrupts, args.dask
         )
-    if args.dask:
-        raise UserError("--dask is for galleries: name a folder of pictures with -c or -s")
     outputs.check([args.content, *args.style, args.init, *(settings.mask or ())], settings.size)
 
-    with cli.progress(args.print_every) as show:
+    with (
+        cluster.tile_workers(args.dask, interrupts) as workers,
+        cli.progress(args.print_every) as (show, show_part),
+    ):
 
         def on_step(step):
             interrupts.hold = True  # from here on there is a picture to save
@@ -398,7 +371,12 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
             show(step)
             return not interrupts.signal
 
-        result = stylize(args.content, args.style, settings, on_step)
+        def on_part(part):
+            show_part(part)
+            return not interrupts.signal
+
+        options = {"tile": args.tile, "workers": workers, "on_part": on_part}
+        result = stylize(args.content, args.style, settings, on_step, **options)
     outputs.save(result)
     tell = cli.say if sys.stderr.isatty() else log.info
     tell(f"the result is in {args.result}")

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import io
 import logging
+import math
 import os
 import re
 import shlex
@@ -112,7 +113,8 @@ def importable(function: Callable) -> Callable:
 
 @contextlib.contextmanager
 def progress(print_every: int):
-    """A function that shows each nst.Step, by a bar on a terminal and by lines in the log."""
+    """Functions that show each nst.Step, and each nst.Part, by a bar on a terminal and by lines in
+    the log."""
     with progress_bar() as bar:
         bar.set_description("tracing")  # which comes before the first step, and takes seconds
 
@@ -125,7 +127,32 @@ def progress(print_every: int):
             bar.set_postfix_str(f"loss {step.losses['total']:.3e}", refresh=False)
             bar.update(step.progress - bar.n)
 
-        yield show
+        announced = set()  # the scales of which it is said how long the run will take
+
+        def show_part(part):
+            bar.set_description(f"{part.iteration}, {part.share:.0%} of its tiles")
+            if math.isnan(part.remaining):
+                return
+            bar.set_postfix_str(f"about {duration(part.remaining)} to go")
+            if part.size not in announced:
+                announced.add(part.size)
+                log.info("%d pixels: about %s to go", part.size, duration(part.remaining))
+
+        yield show, show_part
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 50 seconds, 12 minutes, 2.5 hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def tile(text: str) -> int | str:
+    """What --tile takes."""
+    if text == "auto" or text == "0" or (text.isdecimal() and int(text) >= 64):
+        return text if text == "auto" else int(text)
+    raise UserError(f"--tile must be auto, 0, or at least 64 pixels, not {text}")
 
 
 class Show(argparse.Action):

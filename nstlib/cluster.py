@@ -1,23 +1,28 @@
-"""The pictures of a gallery painted by the workers of a Dask cluster."""
+"""The pictures of a gallery, or the tiles of a picture, painted by workers of a Dask cluster."""
 
 import asyncio
+import contextlib
 import functools
+import itertools
 import logging
 import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from nstlib import UserError, images
+from nstlib import CannotGoOn, UserError, images
+from nstlib.paths import why
 
 if TYPE_CHECKING:
     from distributed import Client
 
 log = logging.getLogger("nst")
 
-PATIENCE, SILENCE = 10, 30  # seconds: for an answer; without a picture until it is asked why
+PATIENCE, SILENCE = 10, 30  # seconds: for an answer; without a result until it is asked why
+AHEAD = 3  # tiles that are sent for each thread of a worker, so that it need not wait for the next
 
 _one_at_a_time = threading.Lock()
 
@@ -126,14 +131,88 @@ def paint_cells(client: "Client", cells, settings, paint: Callable, interrupts, 
         client.cancel(list(futures))
 
 
+class TileWorkers:
+    """The workers of a cluster for the tiles of a picture; see tiles.Workers.
+
+    What travels is pickled here, as in paint_cells: each tile with its task, so that the scheduler
+    can give it to another worker when one is lost; what is common to all tiles as a task of its
+    own, whose result the workers hand on.
+    """
+
+    def __init__(self, client: "Client", interrupts):
+        self.client, self.interrupts = client, interrupts
+
+    def run(self, function: Callable, common: tuple, jobs: Iterator) -> Generator:
+        """Raises CannotGoOn where the scheduler is lost or a worker cannot do it."""
+        try:
+            yield from self._run(function, common, jobs)
+        except ModuleNotFoundError as error:
+            raise CannotGoOn(_lacks(error)) from error
+        except Exception as error:  # of many kinds, wherever a connection breaks
+            missing = _missing(self.client) or "a tile failed on the Dask cluster"
+            raise CannotGoOn(f"{missing} ({why(error)})") from error
+
+    def _run(self, function, common, jobs):
+        work = pickle.dumps(functools.partial(_evaluate_on_worker, function))
+
+        def unpickle_and_evaluate(common, job):
+            return pickle.loads(work)(*pickle.loads(common), pickle.loads(job))
+
+        def submit(job):
+            return self.client.submit(unpickle_and_evaluate, shared, pickle.dumps(job), pure=False)
+
+        shared = self.client.submit(bytes, pickle.dumps(common), pure=False)
+        threads: Any = self.client.nthreads()
+        ahead = AHEAD * max(1, sum(threads.values()))
+        futures = deque(map(submit, itertools.islice(jobs, ahead)))
+        while futures:
+            yield self._result(futures.popleft())
+            futures.extend(map(submit, itertools.islice(jobs, 1)))
+
+    def _result(self, future):
+        asked = time.monotonic()
+        while True:
+            if self.interrupts.signal:
+                raise KeyboardInterrupt
+            if time.monotonic() > asked + SILENCE:
+                asked = time.monotonic()
+                if missing := _missing(self.client):
+                    log.warning("%s; waiting for it (Ctrl-C ends that)", missing)
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                return future.result(timeout=1)
+
+
+def _lacks(error: ModuleNotFoundError) -> str:
+    return f"a Dask worker lacks a module ({error}): install this program there, too"
+
+
+@contextlib.contextmanager
+def tile_workers(address: str | None, interrupts) -> Iterator[TileWorkers | None]:
+    """Those of the cluster at this address, if there is one."""
+    if not address:
+        yield None
+        return
+    with connect(address) as client:
+        yield TileWorkers(client, interrupts)
+
+
+def _evaluate_on_worker(function, *arguments):
+    from nstlib import tf
+
+    os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")  # as on the command line
+    with _one_at_a_time:
+        device = (tf.config.list_logical_devices("GPU") or [None])[0]
+        name = device and device.name
+        with tf.device(name):
+            return function(name, *arguments)
+
+
 def _outcome(future, result):
     """The Result of a task, or the exception that it raised."""
     if future.status == "error":
         _, error, _ = result
         if isinstance(error, ModuleNotFoundError):
-            return UserError(
-                f"a Dask worker lacks a module ({error}): install this program there, too"
-            )
+            return UserError(_lacks(error))
         return error
     if future.status == "finished" and not isinstance(result, BaseException):
         return result

@@ -7,12 +7,12 @@ weights do not depend on the size of the image.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from nstlib import CannotGoOn, tf
+from nstlib import CannotGoOn, networks, tf
 
 
 class Sums(NamedTuple):
@@ -227,20 +227,79 @@ def layer_style_loss(
     return tf.add_n([target.weight * distance(one, target.sums) for one, target in pairs])
 
 
+def weighted_content_loss(settings, found: dict[str, "tf.Tensor"]) -> "tf.Tensor":
+    """The weighted mean of the content losses of all layers; settings: resolved.
+
+    found: `content_loss` by layer. Of a few of the layers it is their share of the mean.
+    """
+    weights = networks.layer_weights(settings.network, settings.content_layers)
+    return settings.content_weight * _mean(found, weights)
+
+
+def weighted_style_loss(
+    settings, found: Mapping[str, Sequence[Sums]], wanted: Mapping[str, Sequence[Wanted]]
+) -> "tf.Tensor":
+    """The weighted mean of the style losses of all layers; settings: resolved.
+
+    found: by layer the sums under each of its wanted masks.
+    """
+    weights = networks.layer_weights(settings.network, settings.style_layers)
+    distance = STYLE_LOSSES[str(settings.style_loss)]
+    values = {x: layer_style_loss(distance, found[x], wanted[x]) for x in found}
+    return settings.style_weight * _mean(values, weights)
+
+
+def _mean(values, weights):
+    return tf.add_n([weights[x] * value for x, value in values.items()]) / sum(weights.values())
+
+
+def wanted_style(
+    settings,
+    samples: Sequence[dict[str, Sums]],
+    sizes: dict[str, tuple[int, int]],
+    masks: "Sequence[tf.Tensor]" = (),
+) -> dict[str, list[Wanted]]:
+    """By layer what its sums are to be like, of those of each style; settings: resolved.
+
+    samples: the sums of each style by layer; sizes: (height, width) of the picture's activations;
+    masks: where each style is to be, [1, H, W, 1] in 0..1, none for everywhere.
+    """
+    strengths = networks.style_strengths(settings.network, settings.style_layers, sizes)
+    blend = settings.style_blend or [1] * len(samples)
+    wanted = {}
+    for layer, strength in strengths.items():
+        small = [tf.image.resize(mask, sizes[layer], "area") for mask in masks]
+        wanted[layer] = wanted_sums([x[layer] for x in samples], blend, small, strength)
+    return wanted
+
+
+def squared_steps(image: "tf.Tensor", axis: int) -> "tf.Tensor":
+    """The sum of (x[i+1] - x[i])² along an axis of an image, [1, H, W, 3]."""
+    # By tf.split, for the gradient of slices by [1:] is five times slower.
+    length = tf.shape(image)[axis]
+    first = tf.split(image, [length - 1, 1], axis)[0]
+    second = tf.split(image, [1, length - 1], axis)[1]
+    return tf.reduce_sum(tf.math.squared_difference(second, first))
+
+
 def total_variation_loss(image: "tf.Tensor") -> "tf.Tensor":
     """mean((x[i+1, j] - x[i, j])²) + mean((x[i, j+1] - x[i, j])²): how rough the pixels are.
 
     image: [1, H, W, 3] with H and W at least 2. Not in the paper; squared, as in Mahendran and
     Vedaldi, "Understanding Deep Image Representations by Inverting Them" (CVPR 2015), with β = 2.
     """
+    height, width, channels = tf.unstack(tf.cast(tf.shape(image)[1:], tf.float32))
+    rows = squared_steps(image, 1) / ((height - 1) * width * channels)
+    return rows + squared_steps(image, 2) / (height * (width - 1) * channels)
 
-    def along(axis):  # by tf.split, for the gradient of slices by [1:] is five times slower
-        length = tf.shape(image)[axis]
-        first = tf.split(image, [length - 1, 1], axis)[0]
-        second = tf.split(image, [1, length - 1], axis)[1]
-        return tf.reduce_mean(tf.math.squared_difference(second, first))
 
-    return along(1) + along(2)
+def scaled_gradient(tape, loss: "tf.Tensor", source, magnitude: "tf.Tensor", settings):
+    """The gradient of a loss of about this magnitude, above or equal to 0."""
+    if settings.precision != "float16":
+        return tape.gradient(loss, source)
+    # Float16 loses gradients that are very large or very small.
+    scale = 2.0**20 / tf.where(magnitude > 0, magnitude, 2.0**20)
+    return tape.gradient(loss, source, output_gradients=scale) / scale
 
 
 def check_finite(losses: dict[str, float], previous: dict[str, float] | None) -> None:

@@ -7,6 +7,7 @@ measured with TensorFlow 2.21 for `small` and VGG19, from 128 to 2048 pixels: mo
 import bisect
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ LBFGS = 1400  # more, for its history
 # Bytes of each activation: while there is a gradient, and of a style, which only needs its sums.
 ACTIVATION = {"float32": 6.0, "bfloat16": 3.0, "float16": 12.0}
 STYLE_PIXEL, STYLE_ACTIVATION = 90, 1.7
+TILES = (1024, 512, 256)  # pixels: smaller ones take longer
+TILED_PIXEL, MASK_PIXEL = 200, 16  # bytes, as PIXEL, where the network sees tiles
 
 PROC = Path("/proc")
 # Files of Linux's control groups, by which containers are limited: version 2, then 1.
@@ -37,20 +40,53 @@ GROUPS = {
 }
 
 
-def needed(settings: Settings, content: Size, styles: Sequence[Size]) -> float:
+def needed(settings: Settings, content: Size, styles: Sequence[Size], tile: int = 0) -> float:
     """Bytes that the process has at its peak, for pictures of these sizes (width, height).
 
-    `settings.precision` "auto" counts as float32, which takes as much as any that it stands for.
+    tile: in pixels, of pictures that are larger; 0 for whole pictures. `settings.precision` "auto"
+    counts as float32, which takes as much as any that it stands for.
     """
     network = networks.NETWORKS[settings.network]
     precision = "float32" if settings.precision == "auto" else settings.precision
     resolved = dataclasses.replace(settings, precision=precision).resolved()
-    activations = network.activations(networks.used_layers(resolved))
-    pixel = PIXEL + (LBFGS if settings.optimizer == "lbfgs" else 0)
-    own = _pixels(content) * (pixel + ACTIVATION[precision] * activations)
+    layers = networks.used_layers(resolved)
+    activations = network.activations(layers)
+    more = LBFGS if settings.optimizer == "lbfgs" else 0
+    fixed = PROGRAM + WEIGHTS * network.size
+    fixed += sum(map(_pixels, styles)) * 12  # loaded, float32 RGB
+    if 0 < tile < max(content):
+        window = network.window(layers, str(resolved.pooling), tile)
+        seen = math.prod(min(window, length + 2 * MARGIN) for length in content)
+        own = seen * ACTIVATION[precision] * activations
+        masks = MASK_PIXEL * len(settings.mask or ())
+        return fixed + own + _pixels(content) * (TILED_PIXEL + more + masks)
+    own = _pixels(content) * (PIXEL + more + ACTIVATION[precision] * activations)
     style = max(map(_pixels, styles)) * (STYLE_PIXEL + STYLE_ACTIVATION * activations)
-    loaded = sum(map(_pixels, styles)) * 12  # float32 RGB
-    return PROGRAM + WEIGHTS * network.size + max(own, style) + loaded
+    return fixed + max(own, style)
+
+
+def ways(
+    settings: Settings,
+    content: Size,
+    styles: Sequence[Size],
+    tile: int | str = "auto",
+    workers=None,
+) -> list[int]:
+    """In what tiles, in pixels, a picture is to be evaluated, 0 for as a whole: what is estimated
+    to fit into memory, and then what takes less.
+
+    tile, workers: as `stylize` takes them. A GPU's memory is not known before it is used up.
+    """
+    longest = max(content)
+    if tile == "auto" and workers:
+        tile = TILES[0]
+    if tile != "auto":
+        return [int(tile) if 0 < int(tile) < longest else 0]
+    found = [0, *(tile for tile in TILES if tile < longest)]
+    if tf.config.list_physical_devices("GPU"):
+        return found
+    limit = available()
+    return [x for x in found if needed(settings, content, styles, x) <= limit] or found[-1:]
 
 
 def available() -> float:
@@ -58,17 +94,18 @@ def available() -> float:
     return min(_machine(), _control_groups(), _limits())
 
 
-def check_memory(settings: Settings, files: Sequence[Size]) -> None:
+def check_memory(settings: Settings, files: Sequence[Size], tile: int | str = "auto") -> None:
     """Raise UserError where a picture would take more memory than there is.
 
-    files: (width, height) of the content and of the styles.
+    files: (width, height) of the content and of the styles; tile: as `stylize` takes it.
     """
     content, *styles = files
+    least = TILES[-1] if tile == "auto" else int(tile)
 
     def need(size):
         style_size = max(1, round(size * settings.style_scale))
         sizes = [images.size_to_fit(*style, style_size) for style in styles]
-        return needed(settings, images.size_to_fit(*content, size), sizes)
+        return needed(settings, images.size_to_fit(*content, size), sizes, least)
 
     limit = available()
     if need(settings.size) <= limit:

@@ -8,10 +8,11 @@ import math
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,11 +27,42 @@ log = logging.getLogger("nst")
 STYLE_LAYERS = tuple(f"block{b}_conv1" for b in range(1, 6))  # the paper's conv1_1 ... conv5_1
 
 
+class Field(NamedTuple):
+    """The receptive field of a layer along each side of a picture: position i sees the pixels from
+    i * stride - before to i * stride + after, both among them."""
+
+    stride: int = 1
+    before: int = 0
+    after: int = 0
+
+    def convolved(self, size: int) -> "Field":
+        """That of a convolution of so many positions across, of a layer of this field."""
+        reach = size // 2 * self.stride
+        return self._replace(before=self.before + reach, after=self.after + reach)
+
+    def pooled(self, pooling: str) -> "Field":
+        """That of a layer of this field after `pooled`."""
+        before, after = (2, 2) if pooling == "blur" else (0, 1)
+        reach = self.before + before * self.stride, self.after + after * self.stride
+        return Field(2 * self.stride, *reach)
+
+
+class Level(NamedTuple):
+    """A level of the pyramid, which can be evaluated by itself, as a picture of its own: the first
+    is the image, and each of the others is made of the one before. Without a pyramid there is but
+    the first."""
+
+    made: Any  # Keras model from the level before; None for the first
+    seen: Any  # Keras model to the activations by name; None where none is wanted
+    fields: dict[str, Field]  # of each wanted layer, in pixels of this level
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """A network of convolutions: what style transfer with it does by default, and how to build it.
 
-    Another kind is a class with its own `shapes`, `keras_name`, `build` and `activations`.
+    Another kind is a class with its own `shapes`, `normalized`, `is_pooled` and `convolutions`, and
+    what else of the methods it does differently.
     """
 
     content_layers: tuple[str, ...]  # names, or name=weight
@@ -49,7 +81,7 @@ class Network:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The kernel shape of each layer by name, first to last."""
+        """The kernel shape of each convolution by name, first to last."""
         raise NotImplementedError
 
     @property
@@ -61,6 +93,36 @@ class Network:
         """The name of a layer in `layers`, of whatever else it may be called."""
         return name.strip()
 
+    def place(self, layer: str) -> tuple[int, str]:
+        """The level of a layer, from 0, and the name of its convolution."""
+        return 0, layer
+
+    def normalized(self, image, precision: str):
+        """What the first convolution sees of an image, [1, H, W, 3] in 0..255."""
+        raise NotImplementedError
+
+    def is_pooled(self, name: str) -> bool:
+        """Whether there is pooling right before this convolution."""
+        raise NotImplementedError
+
+    def convolutions(self, kernels: dict[str, list[np.ndarray]], precision: str) -> dict:
+        """The Keras layers by name, with their weights."""
+        raise NotImplementedError
+
+    def see(self, picture, names: Sequence[str], convolutions: dict, pooling: str, precision: str):
+        """The activations of these convolutions by name, from a normalized picture."""
+        x, activations = picture, {}
+        for name, convolution in convolutions.items():
+            if set(names) <= activations.keys():
+                break
+            x = self.pooled(x, pooling, precision) if self.is_pooled(name) else x
+            x = activations[name] = convolution(x)
+        return {name: activations[name] for name in names}
+
+    def pooled(self, features, pooling: str, precision: str):
+        """[1, H, W, C] at half the size, where H or W is odd without the last row or column."""
+        return pooled(features, pooling, dtype=precision)
+
     def build(
         self,
         kernels: dict[str, list[np.ndarray]],
@@ -69,7 +131,60 @@ class Network:
         precision: str,
     ) -> "tf.keras.Model":
         """From an image to a dict of the activations of these layers; see feature_extractor."""
-        raise NotImplementedError
+        image, activations = _input(), {}
+        convolutions = self.convolutions(kernels, precision)
+        picture = self.normalized(image, precision)
+        for number, wanted in enumerate(self.by_level(layers)):
+            picture = halved(picture) if number else picture
+            seen = self.see(picture, list(wanted.values()), convolutions, pooling, precision)
+            activations |= {layer: seen[name] for layer, name in wanted.items()}
+        return _model(image, {layer: activations[layer] for layer in layers})
+
+    def build_levels(
+        self,
+        kernels: dict[str, list[np.ndarray]],
+        layers: Sequence[str],
+        pooling: str,
+        precision: str,
+    ) -> list[Level]:
+        """The same a level at a time, down to the last one of which a layer is wanted."""
+        convolutions, fields = self.convolutions(kernels, precision), self.fields(pooling)
+        levels = []
+        for number, wanted in enumerate(self.by_level(layers)):
+            picture, made, seen = _input(), None, None
+            if number:  # of the image, or of a level, which is normalized
+                before = picture if number > 1 else self.normalized(picture, precision)
+                made = _model(picture, halved(before))
+            if wanted:
+                normal = picture if number else self.normalized(picture, precision)
+                seen = self.see(normal, list(wanted.values()), convolutions, pooling, precision)
+                seen = _model(picture, {layer: seen[name] for layer, name in wanted.items()})
+            levels.append(Level(made, seen, {x: fields[name] for x, name in wanted.items()}))
+        return levels
+
+    def by_level(self, layers: Sequence[str]) -> list[dict[str, str]]:
+        """Of each level that is wanted, or passed on the way, the convolutions by layer."""
+        places = {layer: self.place(layer) for layer in layers}
+        deepest = max(level for level, _ in places.values())
+        return [
+            {layer: name for layer, (level, name) in places.items() if level == number}
+            for number in range(deepest + 1)
+        ]
+
+    def window(self, layers: Sequence[str], pooling: str, tile: int) -> int:
+        """How many pixels across a tile sees at most, for these layers of so many pixels."""
+        fields, names = self.fields(pooling), {self.place(layer)[1] for layer in layers}
+        stride = max((fields[name].stride for name in names), default=1)
+        reach = max((fields[name].before + fields[name].after for name in names), default=0)
+        return tile + reach + stride
+
+    def fields(self, pooling: str) -> dict[str, Field]:
+        """The receptive field of each convolution by name, in pixels of its level."""
+        field, fields = Field(), {}
+        for name, shape in self.shapes.items():
+            field = field.pooled(pooling) if self.is_pooled(name) else field
+            field = fields[name] = field.convolved(shape[0])
+        return fields
 
     def activations(self, layers: Sequence[str]) -> float:
         """How many there are for each pixel of an image, where these layers are wanted."""
@@ -79,6 +194,16 @@ class Network:
     def size(self) -> int:
         """Of the weights in float32, in bytes."""
         return 4 * sum(math.prod(shape) + shape[-1] for shape in self.shapes.values())
+
+
+def _input():
+    return tf.keras.Input([None, None, 3], dtype="float32", name="image")
+
+
+def _model(picture, outputs) -> "tf.keras.Model":
+    model = tf.keras.Model(picture, outputs)
+    model.trainable = False
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,36 +236,32 @@ class VGG(Network):
         deepest = max((names.index(layer) for layer in layers), default=0)
         return sum(self.shapes[x][-1] / 4 ** (self.block(x) - 1) for x in names[: deepest + 1])
 
-    def build(
-        self,
-        kernels: dict[str, list[np.ndarray]],
-        layers: Sequence[str],
-        pooling: str,
-        precision: str,
-    ) -> "tf.keras.Model":
-        keras = tf.keras
-        # A network of convolutions and ReLUs scales with its input, if the biases do.
-        scale = FLOAT16_SCALE if precision == "float16" else 1
-        image = keras.Input([None, None, 3], dtype="float32", name="image")
-        x, activations, block = (image - MEAN) / scale, {}, 1
+    @staticmethod
+    def scale(precision: str) -> int:
+        """A network of convolutions and ReLUs scales with its input, if the biases do."""
+        return FLOAT16_SCALE if precision == "float16" else 1
+
+    def normalized(self, image, precision: str):
+        return (image - MEAN) / self.scale(precision)
+
+    def is_pooled(self, name: str) -> bool:
+        return name.endswith("_conv1") and self.block(name) > 1
+
+    def convolutions(self, kernels: dict[str, list[np.ndarray]], precision: str) -> dict:
+        layers = {}
         for name, shape in self.shapes.items():
-            if self.block(name) > block:
-                x = pooled(x, pooling, dtype=precision, name=f"block{block}_pool")
-                block = self.block(name)
-            layer = keras.layers.Conv2D(
-                shape[-1], 3, padding="same", activation="relu", dtype=precision, name=name
-            )
-            x = activations[name] = layer(x)
+            layers[name] = _convolution(name, shape, precision)
             kernel, bias = kernels[name]
             if name == "block1_conv1":
                 kernel = kernel[:, :, ::-1]  # trained on BGR
-            layer.set_weights([kernel, bias / scale])
-            if all(name in activations for name in layers):
-                break
-        outputs = {name: activations[name] for name in layers}
-        if scale > 1:
-            outputs = {x: keras.ops.cast(y, "float32") * scale for x, y in outputs.items()}
-        return keras.Model(image, outputs)
+            layers[name].set_weights([kernel, bias / self.scale(precision)])
+        return layers
+
+    def see(self, picture, names: Sequence[str], convolutions: dict, pooling: str, precision: str):
+        found = super().see(picture, names, convolutions, pooling, precision)
+        if (scale := self.scale(precision)) > 1:
+            found = {x: tf.keras.ops.cast(y, "float32") * scale for x, y in found.items()}
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +278,7 @@ class Pyramid(Network):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The kernel shape of each layer by name, first to last; all levels have the same."""
+        """The kernel shape of each convolution by name, first to last; all levels have the same."""
         depths = (3, *self.channels)
         return {
             f"conv{c}": (3 if c > 1 else 5,) * 2 + depths[c - 1 : c + 1]
@@ -169,37 +290,41 @@ class Pyramid(Network):
         levels = range(1, self.levels + 1)
         return [f"level{level}_{name}" for level in levels for name in self.shapes]
 
+    def place(self, layer: str) -> tuple[int, str]:
+        level, _, name = layer.removeprefix("level").partition("_")
+        return int(level) - 1, name
+
     def activations(self, layers: Sequence[str]) -> float:
         deepest = max((self.layers.index(layer) for layer in layers), default=0)
         each = [(channels, 4**depth) for depth, channels in enumerate(self.channels)]
         counts = [x / y / 4**level for level in range(self.levels) for x, y in each]
         return 2 * sum(counts[: deepest + 1])  # each again, padded, to be blurred
 
-    def build(
-        self,
-        kernels: dict[str, list[np.ndarray]],
-        layers: Sequence[str],
-        pooling: str,
-        precision: str,
-    ) -> "tf.keras.Model":
-        keras = tf.keras
-        convolutions = {}
+    def normalized(self, image, precision: str):
+        return (image - 128) / 64
+
+    def is_pooled(self, name: str) -> bool:
+        return name != "conv1"
+
+    def pooled(self, features, pooling: str, precision: str):
+        """[1, H, W, C] at half the size, rounded up."""
+        return pooled(features, pooling, dtype=precision, padding="same")
+
+    def convolutions(self, kernels: dict[str, list[np.ndarray]], precision: str) -> dict:
+        layers = {}
         for name, shape in self.shapes.items():
-            convolutions[name] = keras.layers.Conv2D(
-                shape[-1], shape[0], padding="same", activation="relu", dtype=precision, name=name
-            )
-            convolutions[name].build([None, None, None, shape[2]])
-            convolutions[name].set_weights(kernels[name])
-        image = keras.Input([None, None, 3], dtype="float32", name="image")
-        level, activations = (image - 128) / 64, {}
-        for number in range(1, self.levels + 1):
-            level = halved(level) if number > 1 else level
-            x = level
-            for name, convolution in convolutions.items():
-                if name != "conv1":
-                    x = pooled(x, pooling, dtype=precision, padding="same")
-                x = activations[f"level{number}_{name}"] = convolution(x)
-        return keras.Model(image, {name: activations[name] for name in layers})
+            layers[name] = _convolution(name, shape, precision)
+            layers[name].set_weights(kernels[name])
+        return layers
+
+
+def _convolution(name: str, shape: tuple[int, ...], precision: str):
+    """A Keras layer of convolutions with ReLU, for its weights to be set."""
+    layer = tf.keras.layers.Conv2D(
+        shape[-1], shape[0], padding="same", activation="relu", dtype=precision, name=name
+    )
+    layer.build([None, None, None, shape[2]])
+    return layer
 
 
 POOLINGS = ("max", "avg", "blur")
@@ -374,12 +499,25 @@ def feature_extractor(
     it computes in and, save for float16, outputs. Raises UserError for an unknown layer or a file
     of another network, WeightsUnavailable where a download fails.
     """
+    return _build("build", network, layers, pooling, weights, precision)
+
+
+def level_extractors(
+    network: str,
+    layers: list[str],
+    pooling: str | None = None,
+    weights: str | Path | None = None,
+    precision: str = "float32",
+) -> list[Level]:
+    """What `feature_extractor` does, for each level of the pyramid by itself, the finest first."""
+    return _build("build_levels", network, layers, pooling, weights, precision)
+
+
+def _build(what, network, layers, pooling, weights, precision):
     names = [layer_name(network, name) for name in layers]
     kernels = read_weights(weights or find_weights(network), network)
     entry = NETWORKS[network]
-    model = entry.build(kernels, names, pooling or entry.pooling, precision)
-    model.trainable = False
-    return model
+    return getattr(entry, what)(kernels, names, pooling or entry.pooling, precision)
 
 
 class LoadedNetwork(NamedTuple):
@@ -449,10 +587,14 @@ def _check_weights(path, network, changed) -> None:
     read_weights(path, network)
 
 
+_tracing = threading.RLock()
+
+
 def compiled(function: Callable) -> Callable:
     """A function of tensors, compiled at its first call for images of any height and width.
 
     Without AutoGraph, which takes half a second to find that there is no loop over tensors in it.
+    Threads trace one at a time.
     """
     graph = None
 
@@ -463,9 +605,11 @@ def compiled(function: Callable) -> Callable:
 
     def call(*arguments):
         nonlocal graph
-        if graph is None:
-            signature = tf.nest.map_structure(any_size, arguments)
-            graph = tf.function(function, input_signature=signature, autograph=False)
+        with _tracing:
+            if graph is None:
+                signature = tf.nest.map_structure(any_size, arguments)
+                graph = tf.function(function, input_signature=signature, autograph=False)
+                graph.get_concrete_function()
         return graph(*arguments)
 
     return call

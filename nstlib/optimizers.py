@@ -7,6 +7,8 @@
 raises, or where the loss falls no further. Its hyperparameters have defaults.
 """
 
+import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -30,18 +32,28 @@ def adam(
     iterations (benchmarks/betas.py).
     """
     image = tf.Variable(start)
-    rate = tf.keras.optimizers.schedules.CosineDecay(learning_rate, num_iter)
-    optimizer = tf.keras.optimizers.Adam(rate, beta_1=beta_1, beta_2=beta_2)
-    optimizer.build([image])
+    mean, square = (tf.Variable(tf.zeros_like(start)) for _ in range(2))
 
     @networks.compiled
-    def update(gradient):
-        optimizer.apply_gradients([(gradient, image)])
+    def update(gradient, rate, power_1, power_2):
+        tf.raw_ops.ResourceApplyAdam(  # in place, where Keras's makes copies of large pictures
+            var=image.handle,
+            m=mean.handle,
+            v=square.handle,
+            beta1_power=power_1,
+            beta2_power=power_2,
+            lr=rate,
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=1e-7,
+            grad=gradient,
+        )
         image.assign(tf.clip_by_value(image, 0.0, 255.0))
 
-    while True:
+    for step in itertools.count():
         _, gradient = evaluate(tf.convert_to_tensor(image))
-        update(gradient)
+        rate = learning_rate * (1 + math.cos(math.pi * min(1, step / num_iter))) / 2
+        update(gradient, *map(np.float32, (rate, beta_1 ** (step + 1), beta_2 ** (step + 1))))
 
 
 def lbfgs(

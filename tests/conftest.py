@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -58,6 +60,36 @@ def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def free_address():
+    return f"tcp://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The address of a scheduler on this machine, two worker processes by address, and its own."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    processes = {}
+
+    def start(kind, address, *arguments):
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--no-dashboard"]
+        port = "--worker-port" if kind == "worker" else "--port"
+        command += ["--host", "127.0.0.1", port, address.rpartition(":")[2], *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with Path(tmp_path, f"{kind}{len(processes)}.log").open("wb") as file:
+            pipes = {"stdout": file, "stderr": file}
+            processes[address] = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+    scheduler, *workers = [free_address() for _ in range(3)]
+    start("scheduler", scheduler)
+    for address in workers:
+        start("worker", address, scheduler, "--nthreads", "1", "--no-nanny")
+    yield scheduler, {address: processes[address] for address in workers}, processes[scheduler]
+    for process in processes.values():
+        process.kill()
+    for process in processes.values():
+        process.wait()
 
 
 def answers(address):

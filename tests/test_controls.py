@@ -20,7 +20,7 @@ from conftest import (
 from PIL import Image
 
 import nst
-from nstlib import UserError, colors, images, networks, scales, tf
+from nstlib import UserError, colors, images, networks, scales, sources, tf
 from nstlib.losses import STYLE_LOSSES
 
 ROOT = Path(nst.__file__).parent
@@ -430,8 +430,8 @@ def test_palette_of_several_styles(masked):
     alone = [colors.transport(content, style) for style in styles]
     masks = [np.zeros([*content.shape[:2], 1], np.float32) for _ in styles]
     masks[0][:, :20], masks[1][:, 10:30] = 255, 255
-    sources = nst.Sources(content, styles, masks if masked else [], None, 1.0)
-    found = sources.in_colors(nst.Settings(colors="palette", style_blend=(1, 3))).content
+    pictures = sources.Sources(content, styles, masks if masked else [], None, 1.0)
+    found = pictures.in_colors(nst.Settings(colors="palette", style_blend=(1, 3))).content
     if masked:
         np.testing.assert_allclose(found[:, :10], alone[0][:, :10], atol=0.01)
         np.testing.assert_allclose(found[:, 10:20], np.mean(alone, 0)[:, 10:20], atol=0.01)

@@ -24,30 +24,32 @@ def settings(**changes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("size", "changes"),
+    ("size", "changes", "tile"),
     [
-        (512, {}),
-        (1024, {}),
-        (1024, {"precision": "bfloat16"}),
-        (768, {"precision": "float16"}),
-        (768, {"optimizer": "lbfgs"}),
-        (256, {"style_scale": 6.0}),
+        (512, {}, 0),
+        (1024, {}, 0),
+        (1024, {"precision": "bfloat16"}, 0),
+        (768, {"precision": "float16"}, 0),
+        (768, {"optimizer": "lbfgs"}, 0),
+        (256, {"style_scale": 6.0}, 0),
+        (1024, {"style_scale": 0.25}, 256),
+        (2048, {"style_scale": 0.125}, 512),
     ],
 )
-def test_need_is_the_peak(size, changes):
-    options = {"precision": "float32", **changes}
+def test_need_is_the_peak(size, changes, tile):
+    options = {"precision": "float32", "num_iter": 3 if tile else 12, **changes}
     code = f"""
 import resource, numpy, nst
 image = numpy.random.default_rng(0).integers(0, 256, ({size}, {size}, 3), dtype=numpy.uint8)
-settings = nst.Settings(network="small", size={size}, num_iter=12, scales=1, **{options})
-nst.stylize(image, image, settings)
+settings = nst.Settings(network="small", size={size}, scales=1, **{options})
+nst.stylize(image, image, settings, tile={tile})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     command, root = [sys.executable, "-c", code], Path(nst.__file__).parent
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
     chosen = settings(**options, size=size)
     style = round(size * chosen.style_scale)
-    needed = memory.needed(chosen, (size, size), [(style, style)])
+    needed = memory.needed(chosen, (size, size), [(style, style)], tile)
     assert 0.75 < 1024 * int(done.stdout) / needed < 1.1
 
 
@@ -140,26 +142,58 @@ def test_other_systems(system, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "tile", "says"),
     [
-        ({"size": 16384}, "--size 16384 needs about"),
-        ({"size": 4000, "network": "vgg19"}, "--size 4000 needs about"),
-        ({"size": 2000, "style_scale": 10.0}, "--size 2000 with --style_scale 10 needs about"),
+        ({"size": 16384}, 0, "--size 16384 needs about"),
+        ({"size": 4000, "network": "vgg19"}, 0, "--size 4000 needs about"),
+        ({"size": 2000, "style_scale": 10.0}, 0, "--size 2000 with --style_scale 10 needs about"),
+        ({"size": 16384}, "auto", "--size 16384 needs about"),
+        ({"size": 16384, "network": "vgg19"}, 512, "--size 16384 needs about"),
     ],
 )
-def test_largest_size_that_fits(system, changes, says):
+def test_largest_size_that_fits(system, changes, tile, says):
     chosen = settings(**changes)
     with pytest.raises(UserError, match=r"and there are 8.0: make --size at most (\d+)$") as error:
-        memory.check_memory(chosen, [(400, 300), (300, 200)])
+        memory.check_memory(chosen, [(400, 300), (300, 200)], tile)
     message = str(error.value)
     assert message.startswith(says)
     largest = int(message.rpartition(" ")[2])
     assert 100 < largest < chosen.size
     for size, fits in ((largest, True), (largest + 1, False)):
         style = images.size_to_fit(300, 200, round(size * chosen.style_scale))
-        assert (
-            memory.needed(chosen, images.size_to_fit(400, 300, size), [style]) <= 8 * GB
-        ) == fits
+        least = 256 if tile == "auto" else tile
+        needed = memory.needed(chosen, images.size_to_fit(400, 300, size), [style], least)
+        assert (needed <= 8 * GB) == fits
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "ways"),
+    [
+        ("small", 512, [0, 256]),
+        ("small", 1500, [0, 1024, 512, 256]),
+        ("small", 4000, [1024, 512, 256]),
+        ("vgg19", 3000, [1024, 512, 256]),
+        ("vgg19", 6000, [512, 256]),
+        ("vgg19", 9999, [256]),  # if anything
+    ],
+)
+def test_tiles_where_the_whole_does_not_fit(system, network, size, ways):
+    """The whole first, if that fits; then the largest tiles, which are the fastest."""
+    chosen = settings(network=network, size=size)
+    picture = (size, round(0.75 * size)), [(512, 512)]
+    assert memory.ways(chosen, *picture) == ways
+    assert memory.ways(chosen, *picture, tile=0) == [0]
+    assert memory.ways(chosen, *picture, tile=600) == [600 if size > 600 else 0]
+    assert memory.ways(chosen, *picture, workers=object()) == [1024 if size > 1024 else 0]
+    limited = [memory.needed(chosen, *picture, way) for way in (0, 1024, 512, 256)]
+    assert size <= 1024 or limited == sorted(limited, reverse=True)
+
+
+def test_ways_on_graphics_cards(monkeypatch):
+    """Whose memory is not known before it is used up."""
+    monkeypatch.setattr(memory.tf.config, "list_physical_devices", lambda kind: [kind])
+    found = memory.ways(settings(size=9999), (9999, 9999), [(512, 512)])
+    assert found == [0, 1024, 512, 256]
 
 
 def test_nothing_is_loaded_that_does_not_fit(monkeypatch):

@@ -16,7 +16,7 @@ from conftest import arguments, picture
 from PIL import Image
 
 import nst
-from nstlib import UserError, animation, colors, images, outputs
+from nstlib import UserError, animation, colors, images, outputs, sources
 from nstlib.outputs import Outputs
 
 ENDINGS = [".gif", ".webp", ".mp4"]
@@ -161,8 +161,8 @@ def test_going_on_with_the_photographs_colours():
     grey, _, finish = colors.prepare("content", content, [])
     lightness = grey * 0.9
     settings = nst.Settings(init="x.png", colors="content")
-    sources = nst.Sources(content, [], [], finish(lightness), 1.0).in_colors(settings)
-    start = nst.start_image(settings, sources)
+    pictures = sources.Sources(content, [], [], finish(lightness), 1.0).in_colors(settings)
+    start = sources.start_image(settings, pictures)
     assert np.ptp(start, axis=-1).max() < 0.01
     assert np.abs(start - lightness).mean() < 1  # some colours are none of sRGB's, and clipped
 

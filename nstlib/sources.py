@@ -1,0 +1,92 @@
+"""The pictures of a run: read and checked before work starts, in the colours and sizes wanted."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nstlib import UserError, images, memory, networks
+from nstlib.colors import greyed, prepare
+from nstlib.scales import with_margin
+from nstlib.settings import Settings
+
+Picture = str | Path | np.ndarray  # a file, or uint8 [H, W, 3]
+
+
+class Sources(NamedTuple):
+    """The pictures of a run, float32 [H, W, C] in 0..255, at the sizes at which they are used."""
+
+    content: np.ndarray
+    styles: list[np.ndarray]
+    masks: list[np.ndarray]  # C is 1; none, or one for each style
+    init: np.ndarray | None  # the image that the optimization is to start from, of any size
+    thinnest: float  # the smallest ratio of short to long side
+    tint: Callable[[np.ndarray], np.ndarray] = lambda image: image  # gives a result its colours
+
+    def in_colors(self, settings: Settings) -> "Sources":
+        """With the colours that resolved settings want."""
+        shares = [mask / 255 for mask in self.masks]
+        if shares:  # where there are several they mix
+            shares = [share / np.maximum(sum(shares), 1) for share in shares]
+        else:
+            blend = settings.style_blend or [1] * len(self.styles)
+            shares = [share / sum(blend) for share in blend]
+        content, styles, tint = prepare(settings.colors, self.content, self.styles, shares)
+        init = self.init
+        if init is not None and settings.colors == "content":  # an earlier result has got them back
+            init = greyed(init)
+        return self._replace(content=content, styles=styles, init=init, tint=tint)
+
+    def sizes(self, scale: float) -> tuple[memory.Size, list[memory.Size]]:
+        """(width, height) of the content, and of each style, in a smaller size."""
+        content, *styles = (
+            (max(1, round(scale * image.shape[1])), max(1, round(scale * image.shape[0])))
+            for image in (self.content, *self.styles)
+        )
+        return content, styles
+
+    def at(self, scale: float) -> tuple:
+        """Content, styles and masks in a smaller size, as `take_targets` takes them."""
+        return (
+            with_margin(images.rescale(self.content, scale)),
+            [images.rescale(style, scale)[np.newaxis] for style in self.styles],
+            [with_margin(images.rescale(mask, scale) / 255) for mask in self.masks],
+        )
+
+
+def load_sources(
+    content: Picture, styles: Sequence[Picture], settings: Settings, tile: int | str = "auto"
+) -> Sources:
+    """Everything that is read from files, checked before TensorFlow's seconds."""
+    if not styles:
+        raise UserError("no style image was given: name at least one")
+    for name in ("style_blend", "mask"):
+        number = len(getattr(settings, name) or styles)
+        if number != len(styles):
+            raise UserError(f"--{name} is for {number} styles, not for the {len(styles)} given")
+    files, scales = [content, *styles], [1.0] + [settings.style_scale] * len(styles)
+    memory.check_memory(settings, [images.image_size(file) for file in files], tile)
+    sizes = [round(settings.size * scale) for scale in scales]
+    loaded = [images.load(*file) for file in zip(files, sizes, strict=True)]
+    masks = [images.load_mask(path, *loaded[0].shape[:2]) for path in settings.mask or ()]
+    init = None
+    if settings.init not in ("content", "noise", "style"):
+        init = images.load(settings.init)
+    if settings.weights:
+        networks.check_weights(settings.weights, settings.network)
+    for file, image, scale in zip(files, loaded, scales, strict=True):
+        images.check_size(file, image, settings.size, scale)
+    thinnest = min(min(x.shape[:2]) / max(x.shape[:2]) for x in loaded)
+    return Sources(loaded[0], loaded[1:], masks, init, thinnest)
+
+
+def start_image(settings: Settings, sources: Sources) -> np.ndarray:
+    """Where the optimization starts, float32 [H, W, 3] of the content's size."""
+    shape = sources.content.shape
+    if settings.init == "content":
+        return sources.content
+    if settings.init == "noise":
+        return np.random.default_rng(settings.seed).uniform(0, 255, shape).astype("float32")
+    image = sources.styles[0] if sources.init is None else sources.init
+    return images.resize(image, *shape[:2])

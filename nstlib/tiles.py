@@ -1,0 +1,505 @@
+"""The losses of a whole picture and their gradient, tile by tile, for pictures that memory does not
+hold with their activations.
+
+Galerne et al., "Scaling Painting Style Transfer" (EGSR 2024). What a style loss looks at are sums
+over positions, and those of tiles add up. So there are two passes: the first adds up the sums; the
+style loss of these has a derivative by each of them, and the second pass brings it, with the
+content loss, back to the pixels of each tile. This is exact, not an approximation: a tile sees as
+much of its surroundings as its activations do, and only the activations of its core count, each
+once.
+
+The levels of a network's pyramid are pictures of their own, with tiles of their own.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import queue
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from nstlib import losses, networks, paths, tf
+from nstlib.networks import Field
+from nstlib.scales import MARGIN
+
+# Content targets of so many values a pixel or fewer are kept for the whole picture: little more
+# than the picture itself. Of others the activations are computed again, whenever a tile is.
+KEPT = 4
+BAND = 256  # rows of a picture that are dealt with at once, where no network is concerned
+BACK = 2.0  # what the second pass takes, in times of the first
+
+
+class Span(NamedTuple):
+    """One side of a tile: its core, whose positions count, and the window around it."""
+
+    start: int
+    stop: int
+    before: int  # where the window starts
+    after: int  # where it stops
+    last: bool  # whether the picture ends here
+
+    def positions(self, field: Field, length: int) -> slice:
+        """The core's positions in a layer of this field, which has so many in all."""
+        stop = length if self.last else self.stop // field.stride
+        return slice(self.start // field.stride, stop)
+
+    def within(self, field: Field, length: int) -> list[int]:
+        """The same within the window's own activations: the first, and how many there are."""
+        found = self.positions(field, length)
+        return [found.start - self.before // field.stride, found.stop - found.start]
+
+
+def spans(length: int, tile: int, fields: Sequence[Field]) -> list[Span]:
+    """How a side of a picture is divided: into as many equal parts as have at most `tile` pixels.
+
+    They begin at multiples of the largest stride, so that pooling takes the same cells together
+    that it takes in the whole picture, and have at least one position in each layer; windows are as
+    wide as the fields of the core's positions.
+    """
+    stride = max(field.stride for field in fields)
+    before = max(field.before for field in fields)
+    after = max(field.after + 1 - field.stride for field in fields)
+    cells = max(1, length // stride)
+    number = min(cells, -(-length // tile))
+    edges = [-(-cells * k // number) * stride for k in range(number)] + [length]
+    return [
+        Span(
+            start,
+            stop,
+            max(0, (start - before) // stride * stride),
+            min(length, stop + after),
+            stop == length,
+        )
+        for start, stop in pairwise(edges)
+    ]
+
+
+class Tile(NamedTuple):
+    """A part of the picture of a level; pixels and positions by their numbers in the whole."""
+
+    level: int
+    rows: Span
+    columns: Span
+    fields: dict[str, Field]
+    sizes: dict[str, tuple[int, int]]  # of the level's activations
+
+    @property
+    def window(self) -> tuple:
+        """The pixels that the tile sees, as an index of [1, H, W, C]."""
+        rows, columns = self.rows, self.columns
+        return np.s_[:, rows.before : rows.after, columns.before : columns.after]
+
+    @property
+    def pixels(self) -> int:
+        return (self.rows.after - self.rows.before) * (self.columns.after - self.columns.before)
+
+    def core(self, layer: str) -> tuple:
+        """The positions that count, as an index of a layer, [1, h, w, C]."""
+        field, (height, width) = self.fields[layer], self.sizes[layer]
+        return np.s_[:, self.rows.positions(field, height), self.columns.positions(field, width)]
+
+    def boxes(self) -> dict[str, np.ndarray]:
+        """By layer where these are in the tile's own activations: top, left, height, width."""
+        boxes = {}
+        for layer, field in self.fields.items():
+            height, width = self.sizes[layer]
+            (top, rows), (left, columns) = (
+                self.rows.within(field, height),
+                self.columns.within(field, width),
+            )
+            boxes[layer] = np.array([top, left, rows, columns], np.int32)
+        return boxes
+
+    def share(self, layer: str) -> np.float32:
+        """Of the layer's positions those of the core."""
+        _, rows, columns = self.core(layer)
+        height, width = self.sizes[layer]
+        return np.float32(
+            (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+        )
+
+
+# What is done on a device
+
+
+class Job(NamedTuple):
+    """What a device needs to know of a tile; arrays are of the tile alone."""
+
+    level: int
+    window: np.ndarray  # [1, h, w, 3]
+    boxes: dict[str, np.ndarray]
+    masks: dict[str, list[tuple]]  # by style layer, of each wanted sum none or one [1, h, w, 1]
+    shares: dict[str, np.float32]  # by content layer
+    kept: dict[str, np.ndarray]  # content targets [1, h, w, C]
+    photograph: tuple[np.ndarray, ...]  # its window, where content targets are not kept
+
+
+class LevelFunctions(NamedTuple):
+    """Of a level of a network on one device, compiled."""
+
+    activations: Callable  # window, boxes -> by content layer those of the core, float32
+    sums: Callable  # window, boxes, masks -> by style layer the sums of the core
+    # style loss, its derivative by the sums, Job's fields -> (content loss, gradient)
+    gradient: Callable
+
+
+@functools.lru_cache(maxsize=8)
+def _levels(network, layers, pooling, weights, precision, changed, device) -> list[networks.Level]:
+    with tf.device(device):
+        return networks.level_extractors(network, list(layers), pooling, weights, precision)
+
+
+def load_levels(settings, device: str | None = None) -> list[networks.Level]:
+    """The levels of the network of resolved settings on a device, loaded once and kept."""
+    layers = tuple(networks.used_layers(settings))
+    options = settings.network, layers, settings.pooling, settings.weights, settings.precision
+    return _levels(*options, paths.changed(settings.weights), device)
+
+
+@functools.lru_cache(maxsize=16)
+def _functions(settings, device: str | None) -> list[LevelFunctions]:
+    return [_level_functions(settings, level) for level in load_levels(settings, device)]
+
+
+def _level_functions(settings, level: networks.Level) -> LevelFunctions:
+    content = _layers(settings.content_weight, settings.network, settings.content_layers)
+
+    def cut(features, box):
+        return tf.slice(features, [0, box[0], box[1], 0], [1, box[2], box[3], features.shape[-1]])
+
+    def activations(window, boxes):
+        features = level.seen(window)
+        return {
+            x: tf.cast(cut(features[x], boxes[x]), tf.float32) for x in features if x in content
+        }
+
+    def find_sums(features, boxes, masks):
+        return {
+            x: [losses.sums(cut(features[x], boxes[x]), *mask) for mask in masks[x]] for x in masks
+        }
+
+    def sums(window, boxes, masks):
+        return find_sums(level.seen(window), boxes, masks)
+
+    def gradient(style_loss, slopes, window, boxes, masks, shares, kept, photograph):
+        targets = activations(photograph[0], boxes) if photograph else kept
+        with tf.GradientTape() as tape:
+            tape.watch(window)
+            features = level.seen(window)
+            found = find_sums(features, boxes, masks)
+            pairs = [
+                product
+                for x in found
+                for slope, one in zip(slopes[x], found[x], strict=True)
+                for product in (slope.products * one.products, slope.totals * one.totals)
+            ]
+            errors = {
+                x: losses.content_loss(cut(features[x], boxes[x]), targets[x]) for x in shares
+            }
+            loss, magnitude = tf.constant(0.0), style_loss
+            if errors:
+                own = {x: shares[x] * error for x, error in errors.items()}
+                loss = losses.weighted_content_loss(settings, own)
+                magnitude += losses.weighted_content_loss(settings, errors)
+            total = tf.add_n([loss, *map(tf.reduce_sum, pairs)])
+        return loss, losses.scaled_gradient(tape, total, window, magnitude, settings)
+
+    return LevelFunctions(*map(networks.compiled, (activations, sums, gradient)))
+
+
+def _as_arrays(found):
+    return tf.nest.map_structure(np.asarray, found)
+
+
+def find_activations(device, settings, job: Job) -> dict[str, np.ndarray]:
+    function = _functions(settings, device)[job.level].activations
+    return _as_arrays(function(tf.constant(job.window), job.boxes))
+
+
+def find_sums(device, settings, job: Job) -> dict[str, list[losses.Sums]]:
+    function = _functions(settings, device)[job.level].sums
+    return _as_arrays(function(job.window, job.boxes, job.masks))
+
+
+def find_gradient(device, settings, style_loss, slopes, job: Job) -> tuple[np.ndarray, np.ndarray]:
+    function = _functions(settings, device)[job.level].gradient
+    slopes = {layer: slopes[layer] for layer in job.masks}
+    return _as_arrays(function(style_loss, slopes, *job[1:]))
+
+
+class Workers(Protocol):
+    """Who evaluates tiles."""
+
+    def run(self, function: Callable, common: tuple, jobs: Iterator["Job"]) -> Generator:
+        """function(device, *common, job) of each job, in the order of the jobs, which does not
+        depend on how many workers there are. Once it is closed, nothing more is begun."""
+        ...
+
+
+class Devices:
+    """The GPUs of this machine, or else its CPUs as TensorFlow lists them: a thread for each."""
+
+    def __init__(self):
+        found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        # One alone needs no name, and no other copy of the network than the one that is there.
+        names = [device.name for device in found] if len(found) > 1 else [None]
+        self._free: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        for name in names:
+            self._free.put(name)
+        self._threads = ThreadPoolExecutor(len(names))
+
+    def run(self, function: Callable, common: tuple, jobs: Iterator[Job]) -> Generator:
+        def work(job):
+            device = self._free.get()
+            try:
+                with tf.device(device):
+                    return function(device, *common, job)
+            finally:
+                self._free.put(device)
+
+        yield from self._threads.map(work, jobs)
+
+
+# What is done with the whole picture
+
+
+def _layers(weight: float, network: str, layers) -> set[str]:
+    return set(networks.layer_weights(network, layers)) if weight else set()
+
+
+class Tiled:
+    """`take_targets` and `make_objective` by tiles.
+
+    settings: resolved; tile: the longest side of a core in pixels, but for the picture's margin;
+    `see_tile(share, seconds)` is told after every tile what share of an evaluation is done, in how
+    many seconds; the share is 0 as long as targets are taken.
+    """
+
+    def __init__(
+        self, settings, tile: int, workers: Workers, see_tile: Callable[[float, float], None]
+    ):
+        self.settings, self.tile = settings, tile + 2 * MARGIN
+        self.workers, self.see_tile = workers, see_tile
+        self.levels = load_levels(settings)
+        self._began = time.monotonic()
+        self.content = _layers(settings.content_weight, settings.network, settings.content_layers)
+        self.style = _layers(settings.style_weight, settings.network, settings.style_layers)
+        network = networks.NETWORKS[settings.network]
+        values = {}
+        for level in self.levels:
+            for layer in level.fields.keys() & self.content:
+                channels = network.shapes[network.place(layer)[1]][-1]
+                values[layer] = channels / level.fields[layer].stride ** 2
+        self.keeps = sum(values.values()) <= KEPT
+
+    def take_targets(self, content, styles, masks=()) -> dict:
+        """Like nst's take_targets; arrays or tensors."""
+        pictures, samples = self._pictures(content), []
+        without_masks = dataclasses.replace(self.settings, mask=None)
+        for style in styles if self.style else ():
+            everywhere = {layer: [()] for layer in self.style}
+            found = self._sums(self._pictures(style), everywhere, without_masks)
+            samples.append({x: one for x, (one,) in found.items()})
+        targets: dict[str, Any] = {"content": {}, "style": {}, "photograph": []}
+        tiles = self._tiles(pictures)
+        if self.content and self.keeps:
+            targets["content"] = self._activations(pictures, tiles)
+        elif self.content:
+            targets["photograph"] = pictures
+        if self.style:
+            sizes = {layer: size for tile in tiles for layer, size in tile.sizes.items()}
+            targets["style"] = losses.wanted_style(self.settings, samples, sizes, masks)
+        return targets
+
+    def objective(self, targets, image) -> tuple[dict, Any]:
+        """Like what nst's make_objective gives: (weighted losses by name, gradient)."""
+        self._began = time.monotonic()
+        pictures = self._pictures(image)
+        parts, loss, slopes, masks = {}, np.float32(0), {}, {}
+        if wanted := targets["style"]:
+            masks = {x: [tuple(map(np.asarray, y.mask)) for y in wanted[x]] for x in wanted}
+            found = self._sums(pictures, masks, self.settings, 1 / (1 + BACK))
+            plain = {x: [target._replace(mask=()) for target in wanted[x]] for x in wanted}
+            loss, slopes = _as_arrays(_style_slopes(self.settings)(found, plain))
+            parts["style"] = float(loss)
+        content, gradients = self._gradients(pictures, targets, masks, loss, slopes)
+        if self.content:
+            parts = {"content": content, **parts}
+        parts["tv"] = self._add_total_variation(pictures[0], gradients[0])
+        return {"total": sum(parts.values()), **parts}, tf.convert_to_tensor(gradients[0])
+
+    def _pictures(self, image) -> list[np.ndarray]:
+        """The pictures of the levels, [1, h, w, 3], of which the first is the image."""
+        pictures = [np.asarray(image)]
+        for number in range(1, len(self.levels)):
+            before = pictures[-1]
+            _, height, width, channels = before.shape
+            picture = np.empty((1, -(-height // 2), -(-width // 2), channels), np.float32)
+            for window, rows, within in _bands(height, picture.shape[1]):
+                picture[:, rows] = _made(self.settings, number)(before[:, window])[:, within]
+            pictures.append(picture)
+        return pictures
+
+    def _tiles(self, pictures) -> list[Tile]:
+        tiles = []
+        for number, (level, picture) in enumerate(zip(self.levels, pictures, strict=True)):
+            if not level.seen:
+                continue
+            shapes = level.seen.compute_output_shape(picture.shape)
+            sizes = {layer: tuple(shape[1:3]) for layer, shape in shapes.items()}
+            rows, columns = (
+                spans(length, self.tile, list(level.fields.values()))
+                for length in picture.shape[1:3]
+            )
+            tiles += [Tile(number, x, y, level.fields, sizes) for x in rows for y in columns]
+        return tiles
+
+    def _run(
+        self, function, common, tiles, pictures, masks, targets=None, shares=(0.0, 0.0)
+    ) -> Iterator[tuple]:
+        """(tile, what the function gives for it) in the order of the tiles. `shares`: of the
+        evaluation, before and after."""
+
+        def job(tile):
+            photograph, kept, parts = (), {}, {}
+            if targets:
+                content = self.content & tile.fields.keys()
+                parts = {x: tile.share(x) for x in content}
+                kept = {x: targets["content"][x][tile.core(x)] for x in content if self.keeps}
+                if content and not self.keeps:
+                    photograph = (targets["photograph"][tile.level][tile.window],)
+            own = {
+                x: [tuple(y[tile.core(x)] for y in mask) for mask in masks[x]]
+                for x in masks.keys() & tile.fields.keys()
+            }
+            window = pictures[tile.level][tile.window]
+            return Job(tile.level, window, tile.boxes(), own, parts, kept, photograph)
+
+        results = self.workers.run(function, common, map(job, tiles))
+        whole, done = sum(tile.pixels for tile in tiles), 0
+        with contextlib.closing(results):  # so that after an interrupt nothing more is begun
+            for tile, result in zip(tiles, results, strict=True):
+                yield tile, result
+                done += tile.pixels
+                share = shares[0] * (1 - done / whole) + shares[1] * done / whole
+                self.see_tile(share, time.monotonic() - self._began)
+
+    def _activations(self, pictures, tiles) -> dict[str, np.ndarray]:
+        """Those of the content layers."""
+        whole = {}
+        concerned = [tile for tile in tiles if self.content & tile.fields.keys()]
+        for tile, found in self._run(find_activations, (self.settings,), concerned, pictures, {}):
+            for layer, values in found.items():
+                if layer not in whole:
+                    whole[layer] = np.empty((1, *tile.sizes[layer], values.shape[-1]), np.float32)
+                whole[layer][tile.core(layer)] = values
+        return whole
+
+    def _sums(self, pictures, masks, settings, share=0.0) -> dict[str, list[losses.Sums]]:
+        """Those of the style layers, over the whole picture."""
+        whole, shares = {}, (0.0, share)
+        tiles = [tile for tile in self._tiles(pictures) if masks.keys() & tile.fields.keys()]
+        for _, found in self._run(find_sums, (settings,), tiles, pictures, masks, None, shares):
+            for layer, parts in found.items():
+                before = whole.get(layer)
+                whole[layer] = [*map(_add, before, parts)] if before else parts
+        return whole
+
+    def _gradients(self, pictures, targets, masks, *style) -> tuple[float, list[np.ndarray]]:
+        """The content loss, and of each level the gradient of the losses, by the picture."""
+        content, gradients = 0.0, [np.zeros_like(picture) for picture in pictures]
+        tiles, common = self._tiles(pictures), (self.settings, *style)
+        shares = (1 / (1 + BACK) if masks else 0.0, 1.0)
+        found = self._run(find_gradient, common, tiles, pictures, masks, targets, shares)
+        for tile, (loss, gradient) in found:
+            content += float(loss)
+            gradients[tile.level][tile.window] += gradient
+        for number in reversed(range(1, len(pictures))):
+            before, gradient = pictures[number - 1], gradients.pop()
+            for window, rows, within in _bands(before.shape[1], gradient.shape[1]):
+                pull = _made_pull(self.settings, number)
+                own = pull(before[:, window], gradient[:, rows], np.int32(within.start))
+                gradients[number - 1][:, window] += own.numpy()
+        return content, gradients
+
+    def _add_total_variation(self, image, gradient) -> float:
+        """The weighted loss; its gradient is added to the other."""
+        _, height, width, channels = image.shape
+        loss, weight = 0.0, self.settings.tv_weight
+        counts = np.array([(height - 1) * width, height * (width - 1)], np.float64) * channels
+        for top in range(0, height, BAND):
+            rows = np.s_[:, top : top + BAND + 1]  # with the first of the next band
+            own, pull = _band_variation(image[rows], min(BAND, height - top), weight / counts)
+            loss += float(own)
+            gradient[rows] += pull.numpy()
+        return loss
+
+
+def _add(one: losses.Sums, other: losses.Sums) -> losses.Sums:
+    return losses.Sums(*(x + y for x, y in zip(one, other, strict=True)))
+
+
+@functools.lru_cache(maxsize=2)
+def _style_slopes(settings) -> Callable:
+    """(found, wanted) -> (weighted style loss, its derivative by the found sums)."""
+
+    def function(found, wanted):
+        with tf.GradientTape() as tape:
+            tape.watch(found)
+            loss = losses.weighted_style_loss(settings, found, wanted)
+        unconnected = tf.UnconnectedGradients.ZERO  # some losses have no use for some sums
+        return loss, tape.gradient(loss, found, unconnected_gradients=unconnected)
+
+    return networks.compiled(function)
+
+
+@functools.lru_cache(maxsize=16)
+def _made(settings, number: int) -> Callable:
+    """The picture of a level from that of the level before."""
+    return networks.compiled(load_levels(settings)[number].made)
+
+
+@functools.lru_cache(maxsize=16)
+def _made_pull(settings, number: int) -> Callable:
+    """(rows of the level before, gradient by some of the rows made of them, the first of these) ->
+    gradient by the former."""
+    made = load_levels(settings)[number].made
+
+    def function(picture, gradient, first):
+        with tf.GradientTape() as tape:
+            tape.watch(picture)
+            rows = made(picture)[:, first : first + tf.shape(gradient)[1]]
+        return tape.gradient(rows, picture, output_gradients=gradient)
+
+    return networks.compiled(function)
+
+
+def _bands(height: int, halved: int) -> Iterator[tuple[slice, slice, slice]]:
+    """How a picture of so many rows is halved a few at a time: rows of it, those that they are
+    wanted for, and where these are in what is made of the former alone."""
+    field = Field().pooled("blur")
+    for span in spans(height, BAND, [field]):
+        first, number = span.within(field, halved)
+        rows = span.positions(field, halved)
+        yield slice(span.before, span.after), rows, slice(first, first + number)
+
+
+@functools.cache
+def _compiled_band_variation() -> Callable:
+    def function(image, rows, weights):
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            across = losses.squared_steps(image[:, :rows], 2)
+            loss = weights[0] * losses.squared_steps(image, 1) + weights[1] * across
+        return loss, tape.gradient(loss, image)
+
+    return networks.compiled(function)
+
+
+def _band_variation(image, rows: int, weights):
+    return _compiled_band_variation()(image, np.int32(rows), np.float32(weights))

@@ -1,0 +1,378 @@
+"""Tiles against the whole picture: fields and cores, losses and gradients, runs, interrupts, who
+evaluates them."""
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import ROOT, picture
+
+import nst
+from nstlib import UserError, cli, images, memory, networks, tf, tiles
+
+FEW = {"style_layers": ("level1_conv1", "level2_conv2")}  # to be traced in a second
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # in Keras itself
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow(tmp_path_factory):
+    """The weights file of "narrow", a VGG19 of an eighth of the channels with random weights."""
+    path, rng = tmp_path_factory.mktemp("narrow") / "narrow.h5", np.random.default_rng(0)
+    vgg19 = networks.NETWORKS["vgg19"]
+    blocks = tuple((channels // 8, number) for channels, number in vgg19.blocks)
+    networks.NETWORKS["narrow"] = network = dataclasses.replace(vgg19, blocks=blocks)
+    with h5py.File(path, "w") as file:
+        for name, shape in network.shapes.items():
+            file[f"{name}/kernel"] = rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape)
+            file[f"{name}/bias"] = rng.normal(0, 5, shape[3])
+    yield str(path)
+    del networks.NETWORKS["narrow"]
+
+
+def batch(image):
+    return tf.constant(np.float32(image)[None])
+
+
+# Fields and spans
+
+
+@pytest.mark.parametrize("pooling", networks.POOLINGS)
+@pytest.mark.parametrize(
+    ("network", "layers"),
+    [
+        ("narrow", ["block1_conv2", "block2_conv1", "block3_conv1"]),
+        ("small", ["level1_conv1", "level1_conv2", "level1_conv3"]),
+    ],
+)
+def test_fields_are_what_positions_see(network, layers, pooling, narrow):
+    """By the gradient: of one position, by all pixels."""
+    weights = narrow if network == "narrow" else None
+    (level,) = networks.level_extractors(network, layers, pooling, weights)
+    image = batch(picture(64, 96))
+    for layer, field in level.fields.items():
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            features = level.seen(image)[layer]
+            row, column = features.shape[1] // 2, features.shape[2] // 2
+            seen = tf.reduce_sum(features[:, row, column])
+        gradient = tape.gradient(seen, image)[0]
+        for axis, position in ((0, row), (1, column)):
+            pixels = np.flatnonzero(np.any(gradient != 0, axis=(1 - axis, 2)))
+            first = position * field.stride - field.before
+            last = position * field.stride + field.after
+            assert first <= pixels.min() <= pixels.max() <= last
+            if pooling != "max":  # which sees but one of four
+                assert (pixels.min(), pixels.max()) == (first, last)
+
+
+@pytest.mark.parametrize("pooling", ["max", "blur"])
+def test_spans(pooling):
+    """The cores are the whole, once; they begin on the stride, and no window is too narrow."""
+    network = networks.NETWORKS["vgg19"]
+    fields = [network.fields(pooling)[x] for x in ("block1_conv1", "block3_conv2", "block5_conv2")]
+    for length, tile in itertools.product([16, 33, 150, 151, 1000, 1023], [64, 100, 256]):
+        spans = tiles.spans(length, tile, fields)
+        assert spans[0].start == 0
+        assert spans[-1].stop == length
+        for one, other in itertools.pairwise(spans):
+            assert one.stop == other.start
+        for span in spans:
+            assert 0 < span.stop - span.start <= tile + 15
+            assert span.start % 16 == span.before % 16 == 0
+            for field in fields:
+                positions = span.positions(field, length // field.stride)
+                assert positions.stop > positions.start
+                first = positions.start * field.stride - field.before
+                last = (positions.stop - 1) * field.stride + field.after
+                assert span.before <= max(0, first)
+                assert span.after > min(length - 1, last)
+        for field in fields:
+            seen = [span.positions(field, length // field.stride) for span in spans]
+            covered = [i for x in seen for i in range(x.start, x.stop)]
+            assert covered == list(range(length // field.stride))
+
+
+# Losses and gradients
+
+
+def both(tile, shape, narrow, styles=1, masks=(), **changes):
+    """Losses and gradient of some image, whole and in tiles."""
+    if changes.get("network") == "narrow":
+        changes["weights"] = narrow
+        changes.setdefault("style_weight", 1e-6)  # its activations are large
+    options = {"network": "small", "precision": "float32", "size": max(shape), **changes}
+    settings = nst.Settings(**options, mask=["-"] * len(masks) or None)
+    settings, extractor = nst.load_network(settings)
+    content, image = batch(picture(*shape)), batch(picture(*shape, 9))
+    paintings = [batch(picture(130 + x, 97, 1 + x)) for x in range(styles)]
+    shares = []
+
+    def see(share, seconds):
+        assert seconds >= 0
+        shares.append(share)
+
+    tiled = tiles.Tiled(settings, tile - 32, tiles.Devices(), see)
+    results = []
+    for take, objective in (
+        (
+            lambda *x: nst.take_targets(extractor, settings, *x),
+            nst.make_objective(extractor, settings),
+        ),
+        (tiled.take_targets, tiled.objective),
+    ):
+        parts, gradient = objective(take(content, paintings, masks), image)
+        results.append(({x: float(value) for x, value in parts.items()}, np.float64(gradient)))
+    assert shares[-1] == 1
+    assert np.diff(shares).min() >= 0
+    return results
+
+
+@pytest.mark.parametrize(
+    ("tile", "shape", "changes"),
+    [
+        (64, (150, 210), {}),
+        (
+            96,
+            (151, 99),
+            {"style_loss": "gram", "content_layers": ["level2_conv1=3", "level1_conv3"]},
+        ),
+        (64, (133, 90), {**FEW, "style_loss": "covariance", "pooling": "max", "styles": 2}),
+        (64, (80, 111), {**FEW, "content_weight": 0, "style_loss": "covariance", "pooling": "avg"}),
+        (64, (80, 111), {"style_weight": 0, "tv_weight": 0}),
+        (1000, (80, 111), {"style_layers": ["level3_conv1"]}),
+        (64, (150, 210), {"network": "narrow"}),
+        (80, (129, 97), {"network": "narrow", "style_loss": "wasserstein", "pooling": "blur"}),
+        (64, (97, 129), {"network": "narrow", "pooling": "avg", "content_layers": ["conv3_2"]}),
+    ],
+)
+def test_tiles_are_exact(tile, shape, changes, narrow):
+    (parts, gradient), (found, pulled) = both(tile, shape, narrow, **changes)
+    assert list(found) == list(parts)
+    for name, value in parts.items():
+        # The Wasserstein distance of clouds that are nearly alike is less than float32 resolves.
+        exact = 1e-5 if name != "style" or changes.get("style_loss") else 1e-4
+        assert found[name] == pytest.approx(value, rel=exact), name
+    assert found["total"] == pytest.approx(parts["total"], rel=1e-5)
+    difference = np.abs(pulled - gradient)
+    assert np.linalg.norm(difference) < 1e-4 * np.linalg.norm(gradient)
+    assert difference.max() < 1e-3 * np.abs(gradient).max()  # nowhere, at no seam
+
+
+@pytest.mark.parametrize("network", ["small", "narrow"])
+def test_masks_and_blends_are_exact(network, narrow):
+    shape = 140, 121
+    mask = np.float32(picture(*shape, 4)[None, ..., :1] / 255)
+    options = {"network": network, "styles": 2, "style_blend": (3, 7), "style_loss": "covariance"}
+    if network == "small":
+        options |= FEW
+    (parts, gradient), (found, pulled) = both(64, shape, narrow, masks=(mask, 1 - mask), **options)
+    assert found == pytest.approx(parts, rel=1e-5)
+    assert np.linalg.norm(pulled - gradient) < 1e-4 * np.linalg.norm(gradient)
+
+
+@pytest.mark.parametrize(("precision", "exact"), [("bfloat16", 3e-2), ("float16", 1e-2)])
+def test_half_precision(precision, exact, narrow):
+    options = {"network": "narrow", "precision": precision}
+    (parts, gradient), (found, pulled) = both(64, (70, 99), narrow, **options)
+    assert found == pytest.approx(parts, rel=exact)
+    assert np.linalg.norm(pulled - gradient) < exact * np.linalg.norm(gradient)
+
+
+# Runs
+
+
+def settings(**changes):
+    options = {"network": "small", "precision": "float32", "size": 120, "scales": 1, **FEW}
+    return nst.Settings(**options | {"init_noise": 0.0, "style_loss": "covariance"} | changes)
+
+
+CONTENT, STYLE = picture(90, 120), picture(100, 90, 1)
+
+
+def test_pictures_are_the_same():
+    """After 20 iterations; of a photograph that is left by small steps, for Adam's first goes by
+    the gradient's signs alone, that of nearly nothing among them."""
+    chosen = settings(num_iter=20, learning_rate=2.0)
+    whole, tiled = (nst.stylize(CONTENT, STYLE, chosen, tile=x) for x in (0, 64))
+    np.testing.assert_allclose(tiled.losses["total"], whole.losses["total"], rtol=1e-4)
+    difference = np.abs(np.int16(tiled.image) - whole.image)
+    assert difference.max() <= 1
+    assert np.abs(np.int16(whole.image) - CONTENT).mean() > 5
+    assert tiled.settings == whole.settings
+
+
+def test_parts_tell_how_far_it_is():
+    parts, steps = [], []
+    options = {"on_step": steps.append, "on_part": parts.append, "tile": 64}
+    nst.stylize(CONTENT, STYLE, settings(num_iter=2), **options)
+    assert {part.size for part in parts} == {120}
+    targets = list(itertools.takewhile(lambda part: part.share == 0, parts))
+    assert targets
+    evaluations = parts[len(targets) :]
+    assert [x for x, _ in itertools.groupby(part.iteration for part in evaluations)] == [0, 1, 2]
+    for number in range(3):
+        shares = [part.share for part in evaluations if part.iteration == number]
+        assert len(shares) > 8
+        assert shares == sorted(shares)
+        assert shares[-1] == 1
+    assert all(part.remaining > 0 for part in evaluations[:-1])
+    assert evaluations[-1].remaining == pytest.approx(0, abs=1e-9)
+    assert len(steps) == 3
+
+
+@pytest.mark.parametrize("stop", [2, 30])
+def test_a_run_ends_between_tiles(stop):
+    """With the best picture so far; before there is one, with nothing."""
+    steps, parts = [], []
+
+    def on_part(part):
+        parts.append(part)
+        return len(parts) < stop
+
+    options = {"on_step": steps.append, "on_part": on_part, "tile": 64}
+    if stop == 2:
+        with pytest.raises(KeyboardInterrupt):
+            nst.stylize(CONTENT, STYLE, settings(num_iter=9), **options)
+        assert not steps
+        return
+    result = nst.stylize(CONTENT, STYLE, settings(num_iter=9), **options)
+    assert len(parts) == stop
+    assert parts[-1].share < 1
+    assert isinstance(result.cut_short, KeyboardInterrupt)
+    assert (result.image == steps[-1].picture()).all()
+
+
+def test_where_memory_runs_out_tiles_go_on(monkeypatch):
+    """As on a GPU: whole at first, then in tiles, and in smaller ones where these fail too."""
+    make_objective, tried = nst.make_objective, []
+
+    def short_of_memory(*args):
+        def function(targets, image):
+            tried.append("whole")
+            raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+        return function
+
+    class Tiled(tiles.Tiled):
+        def objective(self, targets, image):
+            tried.append(self.tile - 32)
+            if tried[-1] > 70:
+                raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+            return super().objective(targets, image)
+
+    monkeypatch.setattr(memory, "TILES", (100, 64))
+    expected = nst.stylize(CONTENT, STYLE, settings(num_iter=1), tile=64)
+    monkeypatch.setattr(nst, "make_objective", short_of_memory)
+    monkeypatch.setattr(tiles, "Tiled", Tiled)
+    result = nst.stylize(CONTENT, STYLE, settings(num_iter=1))
+    assert tried == ["whole", 100, 64, 64]
+    assert (result.image == expected.image).all()
+    assert result.cut_short is None
+    assert make_objective is not nst.make_objective
+
+
+# Who evaluates
+
+DEVICES = """
+import hashlib, sys
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+configurations = [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[1])
+tf.config.set_logical_device_configuration(cpu, configurations)  # before any is used
+from conftest import picture
+from nstlib import tiles
+import nst
+
+layers = ("level1_conv1", "level2_conv1")
+settings = nst.Settings(network="small", precision="float32", style_layers=layers).resolved()
+devices = tiles.Devices()
+used = set()
+find = tiles.find_gradient
+tiles.find_gradient = lambda device, *x: used.add(device) or find(device, *x)
+tiled = tiles.Tiled(settings, 32, devices, lambda *_: None)
+content, style = (np.float32(picture(90, 120, x))[np.newaxis] for x in (0, 1))
+targets = tiled.take_targets(content, [style])
+parts, gradient = tiled.objective(targets, np.float32(picture(90, 120, 9))[np.newaxis])
+print(len(used), float(parts["total"]), hashlib.md5(gradient.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_devices_share_the_tiles():
+    """Any number of them gives the same, bit by bit."""
+    outputs = []
+    for number in (1, 3):
+        command = [sys.executable, "-c", DEVICES, str(number)]
+        places = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+        environment = {**os.environ, "PYTHONPATH": places, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        outputs.append(done.stdout.split())
+    assert [int(used) for used, *_ in outputs] == [1, 3]
+    assert outputs[0][1:] == outputs[1][1:]
+
+
+@pytest.mark.parametrize("lost", ["worker", "scheduler"])
+def test_dask(lost, cluster, tmp_path, monkeypatch):
+    """Two workers; one is killed half way, which costs nothing; or the scheduler is, which ends
+    the run with the best picture so far."""
+    import distributed
+
+    monkeypatch.chdir(tmp_path)
+    for name, image in (("photo.png", CONTENT), ("painting.png", STYLE)):
+        images.save(name, image)
+    address, workers, scheduler = cluster
+    options = ["--network", "small", "--size", "120", "--scales", "1", "--tile", "64", "-n", "30"]
+    options += ["--style_layers", *FEW["style_layers"], "--precision", "float32", "-p", "1"]
+    pictures = ["-c", "photo.png", "-s", "painting.png", "-r", "out.png"]
+    with distributed.Client(address, timeout=120, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=120)
+        command = [sys.executable, ROOT / "nst.py", *pictures, *options, "--dask", address, "-v"]
+        run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        before = []
+        for line in run.stderr:
+            before.append(line)
+            if line.split()[:1] == ["4"]:  # the fourth iteration is done
+                break
+        (victim := workers.popitem()[1] if lost == "worker" else scheduler).kill()
+        victim.wait()
+    stderr = run.communicate(timeout=300)[1]
+    assert Path("out.png").exists(), "".join(before) + stderr
+    found = images.read_metadata("out.png")
+    if lost == "worker":
+        assert run.returncode == 0
+        assert found["iterations"] == 30
+        return
+    assert run.returncode == 2
+    assert "the last good picture is in out.png" in stderr
+    assert "Dask" in stderr
+    assert 3 <= found["iterations"] < 30
+
+
+# The command line
+
+
+@pytest.mark.parametrize("text", ["-1", "63", "many", "1.5", ""])
+def test_bad_tile(text):
+    with pytest.raises(UserError, match="--tile must be"):
+        cli.tile(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("0", 0), ("64", 64)])
+def test_tile(text, value):
+    assert cli.tile(text) == value
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(12.4, "12 seconds"), (90, "2 minutes"), (1000, "17 minutes"), (9000, "2.5 hours")],
+)
+def test_duration(seconds, text):
+    assert cli.duration(seconds) == text
