@@ -141,7 +141,7 @@ def memory(quick: bool) -> None:
 
 def workers(quick: bool) -> None:
     print("## Dask workers of one thread\n", flush=True)
-    size, tile, rows = (256, "96", []) if quick else (1024, "512", [])
+    size, tile, rows = (256, "96", []) if quick else (1024, "256", [])
     times = {}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}

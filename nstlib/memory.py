@@ -27,6 +27,7 @@ LBFGS = 1400  # more, for its history
 ACTIVATION = {"float32": 6.0, "bfloat16": 3.0, "float16": 12.0}
 STYLE_PIXEL, STYLE_ACTIVATION = 90, 1.7
 TILES = (1024, 512, 256)  # pixels: smaller ones take longer
+TILED = 100e6  # more, for tiles
 TILED_PIXEL, MASK_PIXEL = 200, 16  # bytes, as PIXEL, where the network sees tiles
 
 PROC = Path("/proc")
@@ -59,6 +60,7 @@ def needed(settings: Settings, content: Size, styles: Sequence[Size], tile: int 
         seen = math.prod(min(window, length + 2 * MARGIN) for length in content)
         own = seen * ACTIVATION[precision] * activations
         masks = MASK_PIXEL * len(settings.mask or ())
+        fixed += TILED + network.size  # in a second form
         return fixed + own + _pixels(content) * (TILED_PIXEL + more + masks)
     own = _pixels(content) * (PIXEL + more + ACTIVATION[precision] * activations)
     style = max(map(_pixels, styles)) * (STYLE_PIXEL + STYLE_ACTIVATION * activations)

@@ -23,6 +23,16 @@ def test_quick_benchmark():
 
 
 @pytest.mark.slow
+def test_quick_benchmark_of_tiles():
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    command = [sys.executable, ROOT / "benchmarks/tiles.py", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for heading in ("Time per pixel", "Peak memory", "Dask workers"):
+        table = done.stdout.partition(f"## {heading}")[2].partition("\n## ")[0]
+        assert re.search(r"^\| .* \| [\d.]+ \|", table, re.MULTILINE), heading
+
+
+@pytest.mark.slow
 def test_quick_sweep_of_betas():
     command = [sys.executable, ROOT / "benchmarks/betas.py", "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
