@@ -52,7 +52,8 @@ from nstlib.scales import Scale, plan_scales, with_margin, without_margin
 from nstlib.settings import Settings
 from nstlib.sources import Picture, load_sources, start_image
 
-__all__ = ["Outputs", "Result", "Settings", "Step", "UserError", "load_network", "main", "stylize"]
+__all__ = ["Outputs", "Part", "Result", "Settings", "Step", "UserError"]
+__all__ += ["load_network", "main", "stylize"]
 
 log = logging.getLogger("nst")
 
@@ -265,29 +266,31 @@ def stylize(
             if on_part(Part(len(history), share, scale.size, remaining)) is False:
                 raise KeyboardInterrupt
 
-    def optimize(scale, num_iter, work_before, tile):
+    def optimize(size, num_iter, work_before, tile):
         nonlocal reached
         reached = work_before
+        scale = next_scale(best, start_at, size, settings)
+        start = tf.constant(with_margin(scale.start))
+        scale = dataclasses.replace(scale, start=scale.base)  # one large array less
         if tile:
-            log.info("%d pixels in tiles of %d", scale.size, tile)
+            log.info("%d pixels in tiles of %d", size, tile)
             see = partial(see_tile, scale)
             evaluator = tiles.Tiled(settings, tile, workers or tiles.Devices(), see)
             targets_of, objective = evaluator.take_targets, evaluator.objective
         else:
             targets_of, objective = whole
-        start = tf.constant(with_margin(scale.start))
-        targets = targets_of(*sources.at(scale.size / settings.size))
+        targets = targets_of(*sources.at(size / settings.size))
         see = partial(report, scale, work_before)
         minimize(partial(objective, targets), start, settings, num_iter, see)
 
     def run():
         work_before = 0
         for size, num_iter in plan:
-            scale, seen = next_scale(best, start_at, size, settings), len(history)
+            seen = len(history)
             ways = memory.ways(settings, *sources.sizes(size / settings.size), tile, workers)
             for way in ways:
                 try:
-                    optimize(scale, num_iter, work_before, way)
+                    optimize(size, num_iter, work_before, way)
                     break
                 except tf.errors.ResourceExhaustedError:
                     if way == ways[-1] or len(history) > seen:

@@ -320,6 +320,7 @@ def test_devices_share_the_tiles():
     assert outputs[0][1:] == outputs[1][1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["worker", "scheduler"])
 def test_dask(lost, cluster, tmp_path, monkeypatch):
     """Two workers; one is killed half way, which costs nothing; or the scheduler is, which ends
