@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -67,8 +66,7 @@ class Step:
     progress: float  # share of the run's work that is done, 0 to 1
     seconds: float  # since the first iteration began
     tensor: "tf.Tensor"  # the image as it is optimized, [1, h, w, 3] with a margin
-    # From a size [full] to the result if the run ended here; before rounding, if `exact=True`.
-    picture: Callable[..., np.ndarray]
+    picture: Callable[..., np.ndarray]  # (size=full, exact=False) -> the result if it ended here
     settings: Settings  # as in the Result
 
     @property
@@ -262,7 +260,7 @@ def stylize(
     def see_tile(scale, share, seconds):
         if on_part:
             left = 1 - share + (work - reached) / scale.size**2
-            remaining = seconds / share * left if share else math.nan
+            remaining = seconds / share * left if share else float("nan")
             if on_part(Part(len(history), share, scale.size, remaining)) is False:
                 raise KeyboardInterrupt
 
