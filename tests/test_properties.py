@@ -117,4 +117,7 @@ def test_scales_double_and_share_the_iterations(size, num_iter, scales, thinnest
     assert all(one * thinnest >= 32 for one in sizes[:-1])
     assert sum(counts) == num_iter
     assert min(counts) >= 1
-    assert max(counts) - min(counts) <= 1
+    even = [count for one, count in zip(sizes, counts, strict=True) if one <= 1024]
+    assert not even or max(even) - min(even) <= 1
+    for one, (more, less) in zip(sizes, pairwise(counts), strict=False):
+        assert one < 1024 or abs((more - 1) - 2 * (less - 1)) <= 3
