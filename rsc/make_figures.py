@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -56,6 +57,8 @@ def matrix() -> None:
     options += " --network small -n 150"
     subprocess.run([sys.executable, "nst.py", *options.split()], cwd=ROOT, check=True)
     shutil.rmtree(HERE / "results_matrix")
+    path = HERE / "results_matrix.jpg"
+    Image.open(path).save(path, quality=80)  # a page is not to wait for it
 
 
 def weights() -> None:
