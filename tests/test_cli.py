@@ -176,7 +176,7 @@ def calls(monkeypatch):
     """What main asks of stylize, which gives back a picture at once."""
     calls = []
 
-    def stylize(content, styles, settings, on_step=None):
+    def stylize(content, styles, settings, on_step=None, **how):
         calls.append((content, styles, settings))
         return nst.Result(picture(32, 48), {"total": [1.0]}, settings)
 
@@ -426,7 +426,7 @@ def test_interrupt_before_there_is_a_picture(tmp_path, running):
 
 
 def finish(monkeypatch, cut_short=None, first=lambda: None):
-    def stylize(content, styles, settings, on_step=None):
+    def stylize(content, styles, settings, on_step=None, **how):
         first()
         return nst.Result(picture(32, 48), {"total": [2.0, 1.0]}, settings, cut_short)
 
@@ -496,3 +496,19 @@ def test_signal_handlers_are_put_back(out, monkeypatch):
     main(out)
     main(out, "--num_iter", "0")
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(
+    ("given", "tile"), [((), "auto"), (("--tile", "0"), 0), (("--tile", "512"), 512)]
+)
+def test_tile_reaches_stylize(tmp_path, monkeypatch, given, tile):
+    found = []
+
+    def stylize(content, styles, settings, on_step, **how):
+        found.append(how["tile"])
+        return nst.Result(picture(32, 48), {"total": [1.0]}, settings)
+
+    monkeypatch.setattr(nst, "stylize", stylize)
+    pictures = ["-c", str(CONTENT), "-s", str(STYLE), "-r", str(tmp_path / "x.png")]
+    assert nst.main([*pictures, *given]) == 0
+    assert found == [tile]

@@ -66,7 +66,7 @@ def calls(monkeypatch):
     """What is painted, by the names of the sources; at once, as a mix of their mean colours."""
     calls = []
 
-    def stylize(content, styles, settings, on_step):
+    def stylize(content, styles, settings, on_step, **how):
         calls.append("_".join(Path(x).stem for x in (content, *styles)))
         means = [images.load(x, settings.size).mean((0, 1)) for x in (content, *styles)]
         for step in range(3):
@@ -242,7 +242,7 @@ def test_one_failure_costs_one_cell(
 ):
     paint = nst.stylize
 
-    def stylize(content, *args):
+    def stylize(content, *args, **how):
         if Path(content).stem != "b":
             return paint(content, *args)
         if isinstance(problem, Exception):
@@ -319,7 +319,7 @@ def test_interrupted_gallery_is_finished_by_the_next_run(folders, monkeypatch, c
     stylize = nst.stylize
     count = 0
 
-    def interrupted(content, styles, settings, on_step):
+    def interrupted(content, styles, settings, on_step, **how):
         nonlocal count
         count += 1
 

@@ -413,7 +413,7 @@ def test_bad_name(files, capsys, caplog, monkeypatch, name, reason):
     images.save("out_steps/000002.webp", picture(9, 9))
     Path("link.webp").symlink_to("photo.webp")
     before = sorted(files.iterdir())
-    monkeypatch.setattr(nst, "stylize", lambda *args: pytest.fail("is accepted"))
+    monkeypatch.setattr(nst, "stylize", lambda *args, **how: pytest.fail("is accepted"))
     assert main("-r", "./out.webp", "--timelapse", name, "--save_every", 2) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -425,7 +425,7 @@ def test_bad_name(files, capsys, caplog, monkeypatch, name, reason):
 
 def test_mp4_without_ffmpeg(files, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)  # importing it fails
-    monkeypatch.setattr(nst, "stylize", lambda *args: pytest.fail("is accepted"))
+    monkeypatch.setattr(nst, "stylize", lambda *args, **how: pytest.fail("is accepted"))
     assert main("--timelapse", "x.mp4") == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
