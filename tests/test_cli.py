@@ -165,7 +165,7 @@ def test_options_are_settings():
     args = nst.parse(["-c", "a", "-s", "b", "-r", "c.jpg"])
     for field in dataclasses.fields(nst.Settings):
         assert getattr(args, field.name) == field.default, field.name
-    others = {"content", "style", "print_every", "verbose", "debug", "dask"}
+    others = {"content", "style", "print_every", "verbose", "debug", "dask", "tile"}
     fields = (*dataclasses.fields(nst.Settings), *dataclasses.fields(nst.Outputs))
     assert vars(args).keys() == {field.name for field in fields} | others
     assert (args.print_every, args.verbose, args.debug) == (100, False, False)
