@@ -144,11 +144,17 @@ CONTROLS = {
 
 
 def label(settings: dict) -> str:
-    """The options as they are written; of layers, the first and shorter."""
+    """The options as they are written; of layers, a word for them."""
     options = []
     for name, value in settings.items():
         if name.endswith("_layers"):
-            return f"{name.removesuffix('_layers')}: {' '.join(value)}"
+            levels, kinds = zip(
+                *(layer.removeprefix("level").split("_") for layer in value), strict=True
+            )
+            levels = (
+                f"level {levels[0]}" if len(levels) == 1 else f"levels {levels[0]} to {levels[-1]}"
+            )
+            return f"{name.removesuffix('_layers')}: {kinds[0]}, {levels}"
         if isinstance(value, tuple):
             value = ",".join(map(str, value))
         options.append(f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}")
