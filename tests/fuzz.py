@@ -317,7 +317,7 @@ def odd_options(rng: random.Random) -> list[str]:
         argv += rng.choice(more)
     if rng.random() < 0.1:
         del argv[rng.randrange(len(argv))]
-    return argv
+    return [*map(str, argv)]
 
 
 def try_options(path: Path, rng: random.Random) -> str:
