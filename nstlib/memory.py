@@ -19,7 +19,7 @@ from nstlib.settings import Settings
 Size = tuple[int, int]  # width and height in pixels
 
 LACK = "the memory does not suffice: make --size smaller"
-PROGRAM = 660e6  # bytes, of TensorFlow and this program
+PROGRAM = 740e6  # bytes, of TensorFlow and this program
 WEIGHTS = 2.5  # times the size of the network's weights: as read, and as used
 PIXEL = 400  # bytes a pixel of the picture: itself, its gradient, Adam's moments, the start
 LBFGS = 1400  # more, for its history

@@ -298,7 +298,8 @@ class Pyramid(Network):
         deepest = max((self.layers.index(layer) for layer in layers), default=0)
         each = [(channels, 4**depth) for depth, channels in enumerate(self.channels)]
         counts = [x / y / 4**level for level in range(self.levels) for x, y in each]
-        return 2 * sum(counts[: deepest + 1])  # each again, padded, to be blurred
+        # Each again for the blur, and the finest in float32 to be summed.
+        return 2.75 * sum(counts[: deepest + 1])
 
     def normalized(self, image, precision: str):
         return (image - 128) / 64

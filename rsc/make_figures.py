@@ -174,6 +174,14 @@ def control(name: str) -> None:
         save(name, row)
 
 
+def large() -> None:
+    """A picture of 4096 pixels, and a part of it as it is."""
+    picture = paint("temple", "circles", size=4096, num_iter=None)
+    top, left = picture.shape[0] // 8, picture.shape[1] // 4
+    part = picture[top : top + 320, left : left + 480]
+    save("large", [(picture, "--size 4096"), (part, "480 of its pixels")])
+
+
 def timelapse() -> None:
     """An animation of a run, and its loss curves."""
     command = "nst.py -c examples/content/coffee.jpg -s examples/style/wave.jpg --network small"
@@ -185,6 +193,6 @@ def timelapse() -> None:
 
 if __name__ == "__main__":
     figures = {"example": example, "matrix": matrix, "weights": weights, "textures": textures}
-    figures["timelapse"] = timelapse
+    figures |= {"timelapse": timelapse, "large": large}
     for name in sys.argv[1:] or [*figures, *CONTROLS]:
         figures[name]() if name in figures else control(name)
