@@ -45,6 +45,9 @@ class Sums(NamedTuple):
         return self.gram - self.mean[:, tf.newaxis] * self.mean
 
 
+BLOCK = 2**16  # positions that are added at once
+
+
 def sums(features: "tf.Tensor", mask: "tf.Tensor | None" = None) -> Sums:
     """The sums of an activation, [1, H, W, C] in any precision, under a mask, [1, H, W, 1]."""
     channels = features.shape[-1]
@@ -63,8 +66,14 @@ def sums(features: "tf.Tensor", mask: "tf.Tensor | None" = None) -> Sums:
             shift = totals if mask is None else weights[:, tf.newaxis] * totals
             return tf.matmul(flat, slope) + tf.cast(shift, flat.dtype)
 
-        found = tf.matmul(full, full, transpose_a=True)
-        return (found, tf.linalg.matvec(full, weights, transpose_a=True)), gradient
+        # In blocks: of millions of positions added one by one float32 loses small covariances.
+        end = tf.shape(full)[0] // BLOCK * BLOCK
+        blocks, rest = tf.reshape(full[:end], [-1, BLOCK, channels]), full[end:]
+        shares = tf.reshape(weights[:end], [-1, BLOCK])
+        found = tf.reduce_sum(tf.matmul(blocks, blocks, transpose_a=True), 0)
+        total = tf.reduce_sum(tf.linalg.matvec(blocks, shares, transpose_a=True), 0)
+        found += tf.matmul(rest, rest, transpose_a=True)
+        return (found, total + tf.linalg.matvec(rest, weights[end:], transpose_a=True)), gradient
 
     products, totals = products_and_totals(tf.reshape(features, [-1, channels]))
     return Sums(products, totals, tf.reduce_sum(weights**2))

@@ -296,3 +296,14 @@ def test_total_variation_loss_by_hand():
     close(losses.total_variation_loss(tf.constant(image[None])), np.float64(expected))
     flat = tf.fill([1, 5, 4, 3], 99.0)
     assert losses.total_variation_loss(flat) == 0
+
+
+def test_sums_of_millions_of_positions():
+    """As exact as those of few: a covariance keeps its smallest eigenvalues."""
+    rng = np.random.default_rng(0)
+    features = rng.uniform(0, 1, [1, 1500, 1501, 4]).astype(np.float32) + np.float32(30)
+    features[..., 3] = features[..., 0] + 0.01 * features[..., 3]
+    found = losses.sums(tf.constant(features))
+    flat = features.reshape(-1, 4).astype(np.float64)
+    np.testing.assert_allclose(found.products, flat.T @ flat, rtol=2e-6)
+    np.testing.assert_allclose(found.totals, flat.sum(axis=0), rtol=2e-6)
