@@ -23,7 +23,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -46,65 +45,15 @@ from nstlib import (
 from nstlib.networks import LoadedNetwork, load_network
 from nstlib.optimizers import OPTIMIZERS
 from nstlib.outputs import Outputs
-from nstlib.provenance import metadata
+from nstlib.results import Part, Result, Step
 from nstlib.scales import Scale, plan_scales, with_margin, without_margin
 from nstlib.settings import Settings
-from nstlib.sources import Picture, load_sources, start_image
+from nstlib.sources import Picture, Sources, load_sources, start_image
 
 __all__ = ["Outputs", "Part", "Result", "Settings", "Step", "UserError"]
 __all__ += ["load_network", "main", "stylize"]
 
 log = logging.getLogger("nst")
-
-
-@dataclass(frozen=True)
-class Step:
-    """What `on_step` sees: the image after so many iterations, and its weighted losses."""
-
-    iteration: int  # 0 is the start image
-    losses: dict[str, float]  # "total", "content", "style", "tv"
-    progress: float  # share of the run's work that is done, 0 to 1
-    seconds: float  # since the first iteration began
-    tensor: "tf.Tensor"  # the image as it is optimized, [1, h, w, 3] with a margin
-    picture: Callable[..., np.ndarray]  # (size=full, exact=False) -> the result if it ended here
-    settings: Settings  # as in the Result
-
-    @property
-    def image(self) -> np.ndarray:
-        """The image, uint8 [h, w, 3], smaller than the result at the first scales."""
-        return self.picture(max(without_margin(self.tensor).shape))
-
-
-@dataclass(frozen=True)
-class Part:
-    """What `on_part` sees, tile by tile, where an image is evaluated in tiles."""
-
-    iteration: int  # that the image is of
-    share: float  # of its evaluation that is done, 0 to 1; 0 while targets are taken
-    size: int  # of the scale, in pixels
-    remaining: float  # seconds that the run will still take, if all goes on as this evaluation
-
-
-@dataclass(frozen=True)
-class Result:
-    """The picture, how it came about, and why the run ended early if it did.
-
-    The image is the one of lowest total loss at the last scale, measured with its mirrored margin.
-    """
-
-    image: np.ndarray  # uint8 [H, W, 3]
-    losses: dict[str, list[float]]  # weighted, one entry an iteration, the start image first
-    settings: Settings  # as they were used, nothing left to choose
-    cut_short: BaseException | None = None  # a KeyboardInterrupt, or a UserError
-    best_losses: dict[str, float] = field(default_factory=dict)  # the weighted losses of the image
-    sources: tuple[str, ...] = ()  # the names of content and styles
-    exact: np.ndarray | None = None  # the image before rounding, float32 in 0..255
-
-    def save(self, path: str | Path, depth: int = 8) -> None:
-        """Write the image, and in its metadata how it was made; see images.save."""
-        image = self.image if depth == 8 or self.exact is None else self.exact
-        made = (self.settings, self.best_losses, len(self.losses["total"]) - 1, depth)
-        images.save(path, image, metadata(self.sources, path, *made), depth)
 
 
 def take_targets(extractor, settings: Settings, content, styles, masks=()) -> dict:
@@ -220,95 +169,103 @@ def stylize(
     sources = load_sources(content, styles, settings, tile)
     settings, extractor = network.fit(settings) if network else load_network(settings)
     sources = sources.in_colors(settings)
-    start_at = start_image(settings, sources)
     log.info("network %s, %s", settings.network, settings.precision)
-    whole = partial(take_targets, extractor, settings), make_objective(extractor, settings)
-    plan = plan_scales(settings, sources.thinnest)
-    work = sum(size**2 * num_iter for size, num_iter in plan)
-    history: list[dict[str, float]] = []
-    best: Best | None = None
-    stopped, began = False, time.monotonic()
-    reached = 0.0  # of the work, when the image is evaluated that is being evaluated
-
-    def picture(scale, tensor, size=None, exact=False):
-        """The result, as uint8 unless it is to be exact, if this were the last image."""
-        image = sources.tint(scale.picture(without_margin(tensor), size))
-        return image if exact else images.to_uint8(image)
-
-    def report(scale, work_before, iteration, parts, tensor):
-        nonlocal best, stopped, reached
-        reached = work_before + (iteration + 1) * scale.size**2
-        new = iteration or not history  # the start of a scale is the end of the one before
-        if new:
-            history.append(parts)
-        if best is None or not iteration or parts["total"] <= best.losses["total"]:
-            best = Best(scale, parts, tensor)
-        if new and on_step:
-            progress = (work_before + iteration * scale.size**2) / work
-            seconds, show = time.monotonic() - began, partial(picture, scale, tensor)
-            now = Step(len(history) - 1, parts, progress, seconds, tensor, show, settings)
-            stopped = on_step(now) is False
-        return not stopped
-
-    def result(cut_short=None):
-        assert best is not None
-        curves = {name: [parts[name] for parts in history] for name in best.losses}
-        exact = picture(best.scale, best.tensor, exact=True)
-        image = images.to_uint8(exact)
-        return Result(image, curves, settings, cut_short, best.losses, names, exact)
-
-    def see_tile(scale, share, seconds):
-        if on_part:
-            left = 1 - share + (work - reached) / scale.size**2
-            remaining = seconds / share * left if share else float("nan")
-            if on_part(Part(len(history), share, scale.size, remaining)) is False:
-                raise KeyboardInterrupt
-
-    def optimize(size, num_iter, work_before, tile):
-        nonlocal reached
-        reached = work_before
-        scale = next_scale(best, start_at, size, settings)
-        start = tf.constant(with_margin(scale.start))
-        scale = dataclasses.replace(scale, start=scale.base)  # one large array less
-        if tile:
-            log.info("%d pixels in tiles of %d", size, tile)
-            see = partial(see_tile, scale)
-            evaluator = tiles.Tiled(settings, tile, workers or tiles.Devices(), see)
-            targets_of, objective = evaluator.take_targets, evaluator.objective
-        else:
-            targets_of, objective = whole
-        targets = targets_of(*sources.at(size / settings.size))
-        see = partial(report, scale, work_before)
-        minimize(partial(objective, targets), start, settings, num_iter, see)
-
-    def run():
-        work_before = 0
-        for size, num_iter in plan:
-            seen = len(history)
-            ways = memory.ways(settings, *sources.sizes(size / settings.size), tile, workers)
-            for way in ways:
-                try:
-                    optimize(size, num_iter, work_before, way)
-                    break
-                except tf.errors.ResourceExhaustedError:
-                    if way == ways[-1] or len(history) > seen:
-                        raise
-            work_before += num_iter * size**2
-            if stopped:
-                break
-        return result()
-
+    run = Run(sources, settings, extractor, names)
     try:
-        return run()
+        return run.paint(tile, workers, on_step, on_part)
     except (KeyboardInterrupt, CannotGoOn) as reason:
-        if best is None:
+        if run.best is None:
             raise
-        return result(reason)
+        return run.result(reason)
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         reason = CannotGoOn(memory.LACK)
-        if best is None:
+        if run.best is None:
             raise reason from error
-        return result(reason)
+        return run.result(reason)
+
+
+class Run:
+    """A run of `stylize`: what it works on, and how far it has come."""
+
+    def __init__(self, sources: Sources, settings: Settings, extractor, names: tuple[str, ...]):
+        self.sources, self.settings, self.names = sources, settings, names
+        self.start = start_image(settings, sources)
+        self.whole = partial(take_targets, extractor, settings), make_objective(extractor, settings)
+        self.plan = plan_scales(settings, sources.thinnest)
+        self.work = sum(size**2 * num_iter for size, num_iter in self.plan)
+        self.reached = 0.0  # of the work, when the image is evaluated that is being evaluated
+        self.history: list[dict[str, float]] = []
+        self.best: Best | None = None
+        self.stopped, self.began = False, time.monotonic()
+
+    def paint(self, tile, workers, on_step, on_part) -> Result:
+        """All scales, each as a whole, or in tiles where memory does not hold that."""
+        work_before = 0
+        for size, num_iter in self.plan:
+            seen, sizes = len(self.history), self.sources.sizes(size / self.settings.size)
+            ways = memory.ways(self.settings, *sizes, tile, workers)
+            for way in ways:
+                try:
+                    self.optimize(size, num_iter, work_before, way, workers, on_step, on_part)
+                    break
+                except tf.errors.ResourceExhaustedError:
+                    if way == ways[-1] or len(self.history) > seen:
+                        raise
+            work_before += num_iter * size**2
+            if self.stopped:
+                break
+        return self.result()
+
+    def optimize(self, size, num_iter, work_before, tile, workers, on_step, on_part) -> None:
+        """One scale."""
+        self.reached = work_before
+        scale = next_scale(self.best, self.start, size, self.settings)
+        start = tf.constant(with_margin(scale.start))
+        scale = dataclasses.replace(scale, start=scale.base)  # one large array less
+        targets_of, objective = self.whole
+        if tile:
+            log.info("%d pixels in tiles of %d", size, tile)
+            see = partial(self.see_tile, scale, on_part)
+            evaluator = tiles.Tiled(self.settings, tile, workers or tiles.Devices(), see)
+            targets_of, objective = evaluator.take_targets, evaluator.objective
+        targets = targets_of(*self.sources.at(size / self.settings.size))
+        report = partial(self.report, scale, work_before, on_step)
+        minimize(partial(objective, targets), start, self.settings, num_iter, report)
+
+    def report(self, scale, work_before, on_step, iteration, parts, tensor) -> bool:
+        self.reached = work_before + (iteration + 1) * scale.size**2
+        new = iteration or not self.history  # the start of a scale is the end of the one before
+        if new:
+            self.history.append(parts)
+        if self.best is None or not iteration or parts["total"] <= self.best.losses["total"]:
+            self.best = Best(scale, parts, tensor)
+        if new and on_step:
+            progress = (work_before + iteration * scale.size**2) / self.work
+            seconds, show = time.monotonic() - self.began, partial(self.picture, scale, tensor)
+            number = len(self.history) - 1
+            now = Step(number, parts, progress, seconds, tensor, show, self.settings)
+            self.stopped = on_step(now) is False
+        return not self.stopped
+
+    def see_tile(self, scale, on_part, share, seconds) -> None:
+        if on_part:
+            left = 1 - share + (self.work - self.reached) / scale.size**2
+            remaining = seconds / share * left if share else float("nan")
+            if on_part(Part(len(self.history), share, scale.size, remaining)) is False:
+                raise KeyboardInterrupt
+
+    def picture(self, scale, tensor, size=None, exact=False) -> np.ndarray:
+        """The result, as uint8 unless it is to be exact, if this were the last image."""
+        image = self.sources.tint(scale.picture(without_margin(tensor), size))
+        return image if exact else images.to_uint8(image)
+
+    def result(self, cut_short=None) -> Result:
+        best = self.best
+        assert best is not None
+        curves = {name: [parts[name] for parts in self.history] for name in best.losses}
+        exact = self.picture(best.scale, best.tensor, exact=True)
+        image = images.to_uint8(exact)
+        return Result(image, curves, self.settings, cut_short, best.losses, self.names, exact)
 
 
 def next_scale(best: Best | None, image: np.ndarray, size: int, settings: Settings) -> Scale:

@@ -57,7 +57,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     ("more", "less"),
     [
         ({"size": 2000}, {"size": 1000}),
-        ({"network": "vgg19"}, {"network": "small"}),
         ({}, {"precision": "bfloat16"}),
         ({"optimizer": "lbfgs"}, {}),
         ({}, {"style_layers": ("level1_conv1",), "content_layers": ("level1_conv1",)}),
