@@ -8,7 +8,6 @@ machine whose speed drifts favours neither. Where VGG19's ImageNet weights are n
 it gets random ones, with which an iteration takes as long, but no loss falls as it would.
 """
 
-import argparse
 import contextlib
 import os
 import re
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tables import machine, print_table
+from tables import print_table, print_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -374,13 +373,7 @@ def whole(quick: bool) -> None:
 
 def main() -> None:
     tables = {"steps": steps, "loss": loss, "memory": memory, "command": whole}
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", help=f"which of {', '.join(tables)} [all]")
-    parser.add_argument("--quick", action="store_true", help="small pictures, in a minute")
-    args = parser.parse_args()
-    print(f"{machine()}, TensorFlow {tf.__version__}\n")
-    for name in args.tables or tables:
-        tables[name](args.quick)
+    print_tables(tables, __doc__.splitlines()[0], f"TensorFlow {tf.__version__}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 Prints the tables of benchmarks/README.md: hours of them without --quick.
 """
 
-import argparse
 import os
 import re
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from speed import PAIRS, ROOT, seconds, vgg19_weights
-from tables import machine, print_table
+from tables import print_table, print_tables
 
 import nst
 from nstlib import networks, tf, tiles
@@ -170,13 +169,7 @@ def workers(quick: bool) -> None:
 
 def main() -> None:
     tables = {"time": per_pixel, "memory": memory, "workers": workers}
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", help=f"which of {', '.join(tables)} [all]")
-    parser.add_argument("--quick", action="store_true", help="small pictures, in minutes")
-    args = parser.parse_args()
-    print(f"{machine()}, TensorFlow {tf.__version__}\n")
-    for name in args.tables or tables:
-        tables[name](args.quick)
+    print_tables(tables, __doc__.splitlines()[0], f"TensorFlow {tf.__version__}")
 
 
 if __name__ == "__main__":

@@ -50,10 +50,8 @@ def prepare(
 def mixed(content: np.ndarray, styles: list[np.ndarray], shares) -> np.ndarray:
     """The content with the colours of each style, mixed by their shares; its own where they do not
     add up to 1."""
-    changes = [
-        share * (transport(content, x) - content) for x, share in zip(styles, shares, strict=True)
-    ]
-    return content + np.sum(changes, axis=0)
+    pairs = zip(styles, shares, strict=True)
+    return content + sum(share * (transport(content, style) - content) for style, share in pairs)
 
 
 def transport(content: np.ndarray, style: np.ndarray) -> np.ndarray:
@@ -63,18 +61,13 @@ def transport(content: np.ndarray, style: np.ndarray) -> np.ndarray:
     mapping for example-based colour transfer" (2007). What is light stays lighter than what is
     dark, so an image can come near both the content and the style's colours.
     """
-
-    def root(matrix):
-        values, vectors = np.linalg.eigh(matrix)
-        return vectors * np.sqrt(values) @ vectors.T
-
     # A few grey levels, lest the noise of a photograph without colours become colour.
     floor = 25 * np.eye(3)
-    (mean, *own), (wanted, *other) = statistics(content), statistics(style)
-    own, other = (vectors * values @ vectors.T + floor for values, vectors in (own, other))
-    inverse = np.linalg.inv(root(own))
-    change = inverse @ root(root(own) @ other @ root(own)) @ inverse
-    return by_rows(lambda rows: ((rows - mean) @ change + wanted).clip(0, 255), content)
+    (mean, own), (wanted, other) = statistics(content), statistics(style)
+    spread = root(own + floor)
+    inverse = np.linalg.inv(spread)
+    change = inverse @ root(spread @ (other + floor) @ spread) @ inverse
+    return moved(content, mean, change, wanted)
 
 
 def greyed(image: np.ndarray) -> np.ndarray:
@@ -99,16 +92,23 @@ def grey(lightness: np.ndarray) -> np.ndarray:
 def match(style: np.ndarray, content: np.ndarray) -> np.ndarray:
     """The style with the content's mean colour and its covariance (the paper's eq. 10, in the
     symmetric form): colours as they go together, changed linearly and as little as that takes."""
-    mean, values, vectors = statistics(style)
-    whiten = vectors / np.sqrt(values) @ vectors.T
-    wanted, values, vectors = statistics(content)
-    colour = vectors * np.sqrt(values) @ vectors.T
-    change = whiten @ colour
-    return by_rows(lambda rows: ((rows - mean) @ change + wanted).clip(0, 255), style)
+    (mean, own), (wanted, other) = statistics(style), statistics(content)
+    return moved(style, mean, np.linalg.inv(root(own)) @ root(other), wanted)
 
 
-def statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An image's mean colour, and the eigenvalues and eigenvectors of its colours' covariance."""
+def moved(image: np.ndarray, mean: np.ndarray, change: np.ndarray, wanted: np.ndarray):
+    """An image whose colours go from one mean to another, [3], and change about it, [3, 3]."""
+    return by_rows(lambda rows: ((rows - mean) @ change + wanted).clip(0, 255), image)
+
+
+def root(matrix: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a covariance, [3, 3]."""
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors * np.sqrt(values) @ vectors.T
+
+
+def statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An image's mean colour, [3], and the covariance of its colours, [3, 3], with an inverse."""
     number, total, squares = image.shape[0] * image.shape[1], np.zeros(3), np.zeros((3, 3))
     for rows in strips(*image.shape[:2]):
         pixels = image[rows].reshape(-1, 3).astype(np.float64)
@@ -116,8 +116,7 @@ def statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         squares += pixels.T @ pixels
     mean = total / number
     covariance = (squares - number * np.outer(mean, mean)) / (number - 1)
-    values, vectors = np.linalg.eigh(covariance + 1e-3 * np.eye(3))
-    return mean, values, vectors
+    return mean, covariance + 1e-3 * np.eye(3)
 
 
 def by_rows(function: Callable[..., np.ndarray], *images: np.ndarray) -> np.ndarray:

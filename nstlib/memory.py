@@ -1,7 +1,7 @@
 """How much memory a picture takes, and how much there is: asked before work starts.
 
 What a network's activations take dwarfs the rest. The figures are of the process's peak on a CPU,
-measured with TensorFlow 2.21 for `small` and VGG19, from 128 to 2048 pixels: most within a tenth.
+measured with TensorFlow 2.21 for `small` and VGG19, from 128 to 2048 pixels: most within a quarter.
 """
 
 import bisect
@@ -24,7 +24,8 @@ WEIGHTS = 2.5  # times the size of the network's weights: as read, and as used
 PIXEL = 400  # bytes a pixel of the picture: itself, its gradient, Adam's moments, the start
 LBFGS = 1400  # more, for its history
 # Bytes of each activation: while there is a gradient, and of a style, which only needs its sums.
-ACTIVATION = {"float32": 6.0, "bfloat16": 3.0, "float16": 12.0}
+ACTIVATION = {"float32": 6.0, "bfloat16": 3.0, "float16": 5.0}
+CAST = 7.0  # more, of VGG in float16, whose activations come back as float32
 STYLE_PIXEL, STYLE_ACTIVATION = 90, 1.7
 TILES = (1024, 512, 256)  # pixels: smaller ones take longer
 TILED = 100e6  # more, for tiles
@@ -52,17 +53,20 @@ def needed(settings: Settings, content: Size, styles: Sequence[Size], tile: int 
     resolved = dataclasses.replace(settings, precision=precision).resolved()
     layers = networks.used_layers(resolved)
     activations = network.activations(layers)
+    each = ACTIVATION[precision]
+    if precision == "float16" and isinstance(network, networks.VGG):
+        each += CAST
     more = LBFGS if settings.optimizer == "lbfgs" else 0
     fixed = PROGRAM + WEIGHTS * network.size
     fixed += sum(map(_pixels, styles)) * 12  # loaded, float32 RGB
     if 0 < tile < max(content):
         window = network.window(layers, str(resolved.pooling), tile)
         seen = math.prod(min(window, length + 2 * MARGIN) for length in content)
-        own = seen * ACTIVATION[precision] * activations
+        own = seen * each * activations
         masks = MASK_PIXEL * len(settings.mask or ())
         fixed += TILED + network.size  # in a second form
         return fixed + own + _pixels(content) * (TILED_PIXEL + more + masks)
-    own = _pixels(content) * (PIXEL + more + ACTIVATION[precision] * activations)
+    own = _pixels(content) * (PIXEL + more + each * activations)
     style = max(map(_pixels, styles)) * (STYLE_PIXEL + STYLE_ACTIVATION * activations)
     return fixed + max(own, style)
 

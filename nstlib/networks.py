@@ -350,7 +350,7 @@ def halved(features):
 
 def _halve(features):
     """The same of a tensor, with a gradient that is its transpose in four depthwise convolutions:
-    TensorFlow's own takes four times as long in float32 and thirty times in bfloat16."""
+    in bfloat16 TensorFlow's own takes thirty times as long."""
 
     def convolve(x, kernel, stride, padding):
         kernel = np.repeat(kernel[:, :, np.newaxis, np.newaxis], x.shape[-1], 2)
@@ -495,10 +495,10 @@ def feature_extractor(
     """The submodel that outputs the named activations and computes nothing past the deepest.
 
     From an image, float32 RGB [1, H, W, 3] in 0..255 with H and W at least 16, to a dict of
-    activations [1, h, w, C] (after the ReLU) by layer name. `pooling` is "max" or "avg" [the
+    activations [1, h, w, C] (after the ReLU) by layer name. `pooling` is one of POOLINGS [the
     network's own]; `weights` a file [downloaded, or bundled]; `precision`, one of PRECISIONS, what
-    it computes in and, save for float16, outputs. Raises UserError for an unknown layer or a file
-    of another network, WeightsUnavailable where a download fails.
+    it computes in and, save for VGG in float16, outputs. Raises UserError for an unknown layer or a
+    file of another network, WeightsUnavailable where a download fails.
     """
     return _build("build", network, layers, pooling, weights, precision)
 

@@ -50,9 +50,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     chosen = settings(**options, size=size)
     style = round(size * chosen.style_scale)
     needed = memory.needed(chosen, (size, size), [(style, style)], tile)
-    # What VGG takes in float16, where it casts each activation back, is too much for `small`.
-    least = 0.5 if chosen.precision == "float16" else 0.75
-    assert least < 1024 * int(done.stdout) / needed < 1.1
+    assert 0.75 < 1024 * int(done.stdout) / needed < 1.1
 
 
 @pytest.mark.parametrize(
