@@ -40,11 +40,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small pictures, in a minute")
     quick = parser.parse_args().quick
-    size, steps, num_iter = (128, 100, 40) if quick else (512, 1000, 210)
+    size, steps, num_iter = (128, 100, 40) if quick else (512, 1000, 200)
     betas, names = (BETAS[::4], NAMES[:1]) if quick else (BETAS, NAMES)
     files = {path.stem: path for pair in PAIRS for path in pair}
-    settings = nst.Settings(network="small", size=size, num_iter=num_iter, learning_rate=10.0)
-    exact = nst.Settings(network="small", size=size, precision="float32").resolved()
+    alike = {"network": "small", "size": size, "colors": "style"}  # as the classic loop sees them
+    settings = nst.Settings(**alike, num_iter=num_iter)
+    exact = nst.Settings(**alike, precision="float32").resolved()
     model = plain_model(exact)
     columns = []
     for content, style in names:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 import nst
-from nstlib import losses
+from nstlib import losses, networks
 
 
 def sums(features):
@@ -24,8 +24,8 @@ class Classic:
     """Content and style of one picture; `step` is an iteration, `loss` the total of an image."""
 
     def __init__(self, model, settings, content, style):
-        """model: of networks.feature_extractor; settings: resolved ones, whose layers all have the
-        weight 1; content, style: float32 [1, H, W, 3] in 0..255."""
+        """model: of networks.feature_extractor; settings: resolved ones; content, style: float32
+        [1, H, W, 3] in 0..255."""
         self.settings, self.model = settings, model
         self.distance = losses.STYLE_LOSSES[settings.style_loss]
         self.targets = nst.take_targets(model, settings, content, [style])
@@ -36,20 +36,24 @@ class Classic:
 
     def loss(self, image):
         settings, features = self.settings, self.model(image)
-        content = [
-            tf.reduce_mean((features[x] - p) ** 2) for x, p in self.targets["content"].items()
-        ]
-        style = [
-            target.weight * self.distance(sums(features[x]), target.sums)
+        content = {
+            x: tf.reduce_mean((features[x] - p) ** 2) for x, p in self.targets["content"].items()
+        }
+        style = {
+            x: target.weight * self.distance(sums(features[x]), target.sums)
             for x, (target,) in self.targets["style"].items()
-        ]
+        }
         vertical = tf.reduce_mean((image[:, 1:] - image[:, :-1]) ** 2)
         horizontal = tf.reduce_mean((image[:, :, 1:] - image[:, :, :-1]) ** 2)
         return (
-            settings.content_weight * tf.add_n(content) / len(content)
-            + settings.style_weight * tf.add_n(style) / len(style)
+            settings.content_weight * self.mean(content, settings.content_layers)
+            + settings.style_weight * self.mean(style, settings.style_layers)
             + settings.tv_weight * (vertical + horizontal)
         )
+
+    def mean(self, values, layers):
+        weights = networks.layer_weights(self.settings.network, layers)
+        return sum(weights[x] * value for x, value in values.items()) / sum(weights.values())
 
     def descend(self):
         with tf.GradientTape() as tape:

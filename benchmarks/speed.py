@@ -286,13 +286,14 @@ def time_to_loss(content, style, settings, plain, framed, target):
 
 def loss(quick: bool) -> None:
     size, count, pairs = (256, 100, PAIRS[:1]) if quick else (512, 1000, PAIRS)
-    small = nst.Settings(network="small", size=size, precision="float32").resolved()
+    alike = {"network": "small", "size": size, "colors": "style"}  # as the classic loop sees them
+    small = nst.Settings(**alike, precision="float32").resolved()
     model = plain_model(small)
     runs = {
-        "Adam": {"scales": 1, "num_iter": count // 5, "learning_rate": 10},
+        "Adam": {"scales": 1, "num_iter": count // 5},
         "L-BFGS": {"scales": 1, "num_iter": count // 8, "optimizer": "lbfgs"},
-        "coarse to fine": {"num_iter": count // 5, "learning_rate": 10},
-        "defaults": {"num_iter": count * 3 // 10},
+        "coarse to fine": {"num_iter": count // 5},
+        "half of it": {"num_iter": count // 10},
     }
     print("## Time to the loss with which the classic loop ends\n", flush=True)
     times, rows = {name: [] for name in runs}, []
@@ -300,7 +301,7 @@ def loss(quick: bool) -> None:
         plain, framed, target, classic = losses_of_classic(content, style, small, model, count)
         row = [f"{content.stem} x {style.stem}", f"{classic:.0f}"]
         for name, chosen in runs.items():
-            settings = nst.Settings(network="small", size=size, **chosen)
+            settings = nst.Settings(**alike, **chosen)
             hit, end, by_classic, whole = time_to_loss(
                 content, style, settings, plain, framed, target
             )

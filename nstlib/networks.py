@@ -73,6 +73,7 @@ class Network:
     num_iter: int = 1000
     learning_rate: float = 5.0  # of Adam, in grey levels
     init_noise: float = 0.0
+    tv_weight: float = 1e2
     # Style layers of fewer positions across are left out: so few tell more of where things are in
     # the painting than of its manner, and would bring its figures into the picture.
     least_positions: int = 1
@@ -120,7 +121,8 @@ class Network:
         return {name: activations[name] for name in names}
 
     def pooled(self, features, pooling: str, precision: str):
-        """[1, H, W, C] at half the size, where H or W is odd without the last row or column."""
+        """Activations, or the picture of a level, [1, H, W, C], at half the size; where H or W is
+        odd without the last row or column."""
         return pooled(features, pooling, dtype=precision)
 
     def build(
@@ -135,7 +137,7 @@ class Network:
         convolutions = self.convolutions(kernels, precision)
         picture = self.normalized(image, precision)
         for number, wanted in enumerate(self.by_level(layers)):
-            picture = halved(picture) if number else picture
+            picture = self.pooled(picture, pooling, "float32") if number else picture
             seen = self.see(picture, list(wanted.values()), convolutions, pooling, precision)
             activations |= {layer: seen[name] for layer, name in wanted.items()}
         return _model(image, {layer: activations[layer] for layer in layers})
@@ -154,7 +156,7 @@ class Network:
             picture, made, seen = _input(), None, None
             if number:  # of the image, or of a level, which is normalized
                 before = picture if number > 1 else self.normalized(picture, precision)
-                made = _model(picture, halved(before))
+                made = _model(picture, self.pooled(before, pooling, "float32"))
             if wanted:
                 normal = picture if number else self.normalized(picture, precision)
                 seen = self.see(normal, list(wanted.values()), convolutions, pooling, precision)
@@ -296,19 +298,17 @@ class Pyramid(Network):
 
     def activations(self, layers: Sequence[str]) -> float:
         deepest = max((self.layers.index(layer) for layer in layers), default=0)
-        each = [(channels, 4**depth) for depth, channels in enumerate(self.channels)]
-        counts = [x / y / 4**level for level in range(self.levels) for x, y in each]
-        # Each again for the blur, and the finest in float32 to be summed.
-        return 2.75 * sum(counts[: deepest + 1])
+        counts = [x / 4**level for level in range(self.levels) for x in self.channels]
+        return 1.8 * sum(counts[: deepest + 1])  # half again and more, as measured
 
     def normalized(self, image, precision: str):
         return (image - 128) / 64
 
     def is_pooled(self, name: str) -> bool:
-        return name != "conv1"
+        return False
 
     def pooled(self, features, pooling: str, precision: str):
-        """[1, H, W, C] at half the size, rounded up."""
+        """The picture of a level, [1, H, W, 3], at half the size, rounded up."""
         return pooled(features, pooling, dtype=precision, padding="same")
 
     def convolutions(self, kernels: dict[str, list[np.ndarray]], precision: str) -> dict:
@@ -396,19 +396,16 @@ NETWORKS = {
     # Its filters are found in photographs by training/learn_small.py.
     "small": Pyramid(
         levels=5,
-        channels=(64, 96, 128),
-        content_layers=("level1_conv2=0.25", "level2_conv2"),
-        style_layers=(
-            *(f"level{level}_conv1" for level in range(1, 6)),
-            *(f"level{level}_conv2" for level in range(1, 5)),
-            *(f"level{level}_conv3=3" for level in range(1, 4)),
-        ),
+        channels=(40, 80),
+        content_layers=("level2_conv2=0.25", "level3_conv2"),
+        style_layers=tuple(f"level{level}_conv{c}" for c in (1, 2) for level in range(1, 6)),
         style_loss="wasserstein",
         colors="palette",
         pooling="blur",
-        num_iter=300,
+        num_iter=200,
         learning_rate=10.0,
         init_noise=0.1,
+        tv_weight=1.0,
         least_positions=20,
         weights="small.h5",
     ),
@@ -500,7 +497,8 @@ def feature_extractor(
     it computes in and, save for VGG in float16, outputs. Raises UserError for an unknown layer or a
     file of another network, WeightsUnavailable where a download fails.
     """
-    return _build("build", network, layers, pooling, weights, precision)
+    entry, arguments = _to_build(network, layers, pooling, weights, precision)
+    return entry.build(*arguments)
 
 
 def level_extractors(
@@ -511,14 +509,16 @@ def level_extractors(
     precision: str = "float32",
 ) -> list[Level]:
     """What `feature_extractor` does, for each level of the pyramid by itself, the finest first."""
-    return _build("build_levels", network, layers, pooling, weights, precision)
+    entry, arguments = _to_build(network, layers, pooling, weights, precision)
+    return entry.build_levels(*arguments)
 
 
-def _build(what, network, layers, pooling, weights, precision):
+def _to_build(network, layers, pooling, weights, precision) -> tuple[Network, tuple]:
+    """The network, and the arguments of its `build`."""
     names = [layer_name(network, name) for name in layers]
     kernels = read_weights(weights or find_weights(network), network)
     entry = NETWORKS[network]
-    return getattr(entry, what)(kernels, names, pooling or entry.pooling, precision)
+    return entry, (kernels, names, pooling or entry.pooling, precision)
 
 
 class LoadedNetwork(NamedTuple):
@@ -578,16 +578,6 @@ def _compiled_extractor(network, layers, pooling, weights, precision, changed) -
     return compiled(feature_extractor(network, list(layers), pooling, weights, precision))
 
 
-def check_weights(path: str | Path, network: str) -> None:
-    """Raise UserError like `read_weights`; reads a file once as long as it stays the same."""
-    _check_weights(path, network, paths.changed(path))
-
-
-@functools.lru_cache
-def _check_weights(path, network, changed) -> None:
-    read_weights(path, network)
-
-
 _tracing = threading.RLock()
 
 
@@ -643,9 +633,14 @@ def read_weights(path: str | Path, network: str) -> dict[str, list[np.ndarray]]:
     """[kernel, bias] of each layer, float32, from an .h5 or .weights.h5 file that Keras wrote.
 
     Reads numbers only: nothing in the file is executed, no link in it is followed, and nothing is
-    read before all shapes are right. Raises UserError where the file cannot be read, is not of this
-    network, or holds what is no finite number.
+    read before all shapes are right; the file is read once as long as it stays the same. Raises
+    UserError where it cannot be read, is not of this network, or holds what is no finite number.
     """
+    return _read_weights(path, network, paths.changed(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _read_weights(path, network, changed) -> dict[str, list[np.ndarray]]:
     import h5py  # a third of a second
 
     groups = {}  # the arrays in each group, by layer

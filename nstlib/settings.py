@@ -83,7 +83,7 @@ class Settings:
     """
 
     num_iter: int | None = option(
-        *(None, "iterations; of small 300, else 1000", "-n"),
+        *(None, "iterations; of small 200, else 1000", "-n"),
         type=int,
         at_least=1,
         at_most=1_000_000_000,
@@ -104,8 +104,11 @@ class Settings:
     )
     style_weight: float = option(1e-2, "weight of the style loss", at_least=0, at_most=MAX_WEIGHT)
     style_loss: str | None = option(None, "how styles are compared", one_of=STYLE_LOSSES)
-    tv_weight: float = option(
-        1e2, "weight of the total variation: higher is smoother", at_least=0, at_most=MAX_WEIGHT
+    tv_weight: float | None = option(
+        *(None, "weight of the total variation: higher is smoother; of small 1, else 1e2"),
+        type=float,
+        at_least=0,
+        at_most=MAX_WEIGHT,
     )
     size: int = option(
         *(512, "longest side of the result in pixels"),
@@ -175,7 +178,8 @@ class Settings:
         if precision == "auto":
             exact = self.optimizer in NEED_FLOAT32
             precision = "float32" if exact else networks.best_precision()
-        own = ("num_iter", "learning_rate", "style_loss", "colors", "init_noise", "pooling")
+        own = ("num_iter", "learning_rate", "tv_weight", "style_loss", "colors")
+        own += ("init_noise", "pooling")
         unset = {name: getattr(network, name) for name in own if getattr(self, name) is None}
         if "init_noise" in unset and self.init != "content":
             unset["init_noise"] = 0.0  # an earlier result loses nothing, and noise needs no more

@@ -74,7 +74,7 @@ def load_sources(
     if settings.init not in ("content", "noise", "style"):
         init = images.load(settings.init)
     if settings.weights:
-        networks.check_weights(settings.weights, settings.network)
+        networks.read_weights(settings.weights, settings.network)
     for file, image, scale in zip(files, loaded, scales, strict=True):
         images.check_size(file, image, settings.size, scale)
     thinnest = min(min(x.shape[:2]) / max(x.shape[:2]) for x in loaded)

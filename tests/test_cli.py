@@ -126,7 +126,7 @@ def test_help_has_groups_choices_and_examples(capsys):
     groups, _, examples = capsys.readouterr().out.partition("examples:\n")
     optimizing = groups.partition("how to optimize:")[2].partition("\n\n")[0]
     assert "--optimizer {adam,lbfgs}" in optimizing
-    assert "iterations; of small 300, else 1000" in optimizing
+    assert "iterations; of small 200, else 1000" in optimizing
     assert "--size" not in optimizing
     assert "--network {vgg19,vgg16,small}" in groups
     examples = [shlex.split(line.partition("   ")[0]) for line in examples.strip().split("\n  ")]

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # in
 SMALL = Path(networks.__file__).with_name("small.h5")
 CONVOLUTIONS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3), "narrow": (2, 2, 4, 4, 4)}
 FILES = {"small": SMALL}
-LEVELS = [[f"level{level}_conv{c}" for c in (1, 2, 3)] for level in range(1, 6)]
+LEVELS = [[f"level{level}_conv{c}" for c in (1, 2)] for level in range(1, 6)]
 
 
 def layer_names(network):
@@ -102,7 +102,7 @@ def test_layer_names_of_levels():
         ("small", "conv1_1"),
         ("small", "conv1"),
         ("small", "level6_conv1"),
-        ("small", "level1_conv4"),
+        ("small", "level1_conv3"),
         ("vgg19", "block1_pool"),
         ("vgg19", ""),
         ("vgg19", "xconv1_1"),
@@ -168,7 +168,7 @@ def test_a_level_by_itself_is_that_of_the_whole(layers):
         deep, level = int(name[-1]), int(name[5])
         operations = [layer.__class__.__name__ for layer in model.layers]
         assert operations.count("Conv2D") == deep
-        assert operations.count("Lambda") == deep - 1 + level - 1
+        assert operations.count("Lambda") == level - 1
 
 
 def test_halved_keeps_levels_and_drops_what_is_fine():
@@ -513,7 +513,8 @@ def test_download_once(server, capsys, caplog):
 
 
 def wrong(handler):
-    send(handler, SMALL.read_bytes()[:-1] + b"?")
+    data = SMALL.read_bytes()
+    send(handler, data[:-1] + bytes([data[-1] ^ 1]))
 
 
 def cut_off(handler):

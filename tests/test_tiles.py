@@ -48,7 +48,7 @@ def batch(image):
     ("network", "layers"),
     [
         ("narrow", ["block1_conv2", "block2_conv1", "block3_conv1"]),
-        ("small", ["level1_conv1", "level1_conv2", "level1_conv3"]),
+        ("small", ["level1_conv1", "level1_conv2"]),
     ],
 )
 def test_fields_are_what_positions_see(network, layers, pooling, narrow):
@@ -141,7 +141,7 @@ def both(tile, shape, narrow, styles=1, masks=(), **changes):
         (
             96,
             (151, 99),
-            {"style_loss": "gram", "content_layers": ["level2_conv1=3", "level1_conv3"]},
+            {"style_loss": "gram", "content_layers": ["level2_conv1=3", "level1_conv2"]},
         ),
         (64, (133, 90), {**FEW, "style_loss": "covariance", "pooling": "max", "styles": 2}),
         (64, (80, 111), {**FEW, "content_weight": 0, "style_loss": "covariance", "pooling": "avg"}),
@@ -156,11 +156,7 @@ def test_tiles_are_exact(tile, shape, changes, narrow):
     (parts, gradient), (found, pulled) = both(tile, shape, narrow, **changes)
     assert list(found) == list(parts)
     for name, value in parts.items():
-        # The roots in the Wasserstein distance make more of what float32 rounds.
-        rough = name == "style" and changes.get("style_loss", "wasserstein") == "wasserstein"
-        exact = 5e-4 if rough and changes.get("network") == "narrow" else 1e-4 if rough else 1e-5
-        assert found[name] == pytest.approx(value, rel=exact), name
-    assert found["total"] == pytest.approx(parts["total"], rel=1e-5)
+        assert found[name] == pytest.approx(value, rel=1e-5), name
     difference = np.abs(pulled - gradient)
     assert np.linalg.norm(difference) < 1e-4 * np.linalg.norm(gradient)
     assert difference.max() < 1e-3 * np.abs(gradient).max()  # nowhere, at no seam
@@ -247,7 +243,8 @@ def test_a_run_ends_between_tiles(stop):
     assert len(parts) == stop
     assert parts[-1].share < 1
     assert isinstance(result.cut_short, KeyboardInterrupt)
-    assert (result.image == steps[-1].picture()).all()
+    best = min(steps, key=lambda step: step.losses["total"])
+    assert (result.image == best.picture()).all()
 
 
 def test_where_memory_runs_out_tiles_go_on(monkeypatch):

@@ -11,9 +11,9 @@ labels, no gradients, a few minutes. Where this departs from them, and why:
   and verticals of photographs show as a weave in stylized skies.
 - Filters are not fully whitened (POWER): those of fine detail, whose responses whitening amplifies
   most, would fill pictures with grain.
-- A quarter of the first layer are blurred colours with random thresholds, for whitened filters see
+- Two fifths of the first layer are blurred colours with random thresholds, for whitened filters see
   edges, and little of which colours there are.
-- Activations are rectified and have random thresholds, and are pooled by blurring.
+- Activations are rectified, and have random thresholds.
 """
 
 import argparse
@@ -33,15 +33,16 @@ from tqdm import tqdm
 from nstlib import networks
 
 POWER = 0.5  # 0: responses of all filters vary alike; 1: as they do in photographs
-FLOORS = {"conv1": 0.02, "conv2": 0.1, "conv3": 0.1}  # of whitening, in mean variances
+FLOORS = {"conv1": 0.05, "conv2": 0.1}  # of whitening, in mean variances
 COLOURS, BLUR = 16, 1.2  # filters of the first layer for colours, their deviation in pixels
+VIVID = 1.75  # how much these count beside those for edges
 THRESHOLD = 0.3  # deviation of the thresholds, in deviations of the responses
 PATCHES = 100  # of each photograph
 ROUNDS = 12  # of k-means
 
 # The deviation of each layer's activations. Style losses that are relative do not depend on it; it
-# sets how much content (of conv2) and un-normalized Gram matrices (conv1 and conv3, mostly) count.
-DEVIATIONS = {"conv1": 100.0, "conv2": 3.0, "conv3": 100.0}
+# sets how much content (of conv2) and un-normalized Gram matrices (of conv1, mostly) count.
+DEVIATIONS = {"conv1": 100.0, "conv2": 2.4}
 
 
 def photographs(folder: Path, rng) -> Iterator[np.ndarray]:
@@ -99,9 +100,9 @@ def colour_filters(width: int, rng) -> tuple:
     line = np.exp(-((np.arange(width) - width // 2) ** 2) / 2 / BLUR**2)
     blur = np.outer(line, line) / line.sum() ** 2
     directions = rng.normal(size=(COLOURS, 3))
-    directions *= 0.7 / np.linalg.norm(directions, axis=1, keepdims=True)
+    directions *= VIVID / np.linalg.norm(directions, axis=1, keepdims=True)
     filters = blur[np.newaxis, :, :, np.newaxis] * directions[:, np.newaxis, np.newaxis]
-    return filters.reshape(COLOURS, -1), rng.uniform(-0.7, 0.7, COLOURS)
+    return filters.reshape(COLOURS, -1), rng.uniform(-VIVID, VIVID, COLOURS)
 
 
 def learn(folder: Path, path: Path, seed: int) -> None:
@@ -109,10 +110,18 @@ def learn(folder: Path, path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     network = networks.NETWORKS["small"]
     layers = {name: [np.zeros(x), np.zeros(x[-1])] for name, x in network.shapes.items()}
-    pictures = [picture[np.newaxis] for picture in photographs(folder, rng)]
+    pictures = list(photographs(folder, rng))
     if len(pictures) < 2:
         sys.exit(f"{folder} holds no photographs")
-    maps = [(picture[0] - 128) / 64 for picture in pictures]
+
+    def activations(name):
+        """Of each picture, [H, W, C], by the network as far as it is found."""
+        write(layers, path)
+        extractor = networks.feature_extractor("small", [f"level1_{name}"], weights=path)
+        for picture in tqdm(pictures, name, mininterval=5):
+            yield extractor(picture[np.newaxis])[f"level1_{name}"].numpy()[0]
+
+    maps = ((picture - 128) / 64 for picture in pictures)
     for name, (width, _, depth, count) in network.shapes.items():
         found = np.concatenate([random_patches(x, width, rng) for x in maps])
         extra = colour_filters(width, rng) if name == "conv1" else (found[:0], np.zeros(0))
@@ -120,15 +129,11 @@ def learn(folder: Path, path: Path, seed: int) -> None:
         filters, biases = (np.concatenate(parts) for parts in zip(own, extra, strict=True))
         kernel = filters.reshape(count, width, width, depth).transpose(1, 2, 3, 0)
         layers[name] = [kernel, biases]
-        write(layers, path)
-        extractor = networks.feature_extractor("small", [f"level1_{name}"], weights=path)
-        seen = [extractor(x)[f"level1_{name}"] for x in tqdm(pictures, name, mininterval=5)]
         # A network of convolutions and ReLUs scales with its weights: this changes no proportion.
-        variance = np.mean([x.numpy().var(axis=(0, 1, 2)).mean() for x in seen])
+        variance = np.mean([x.var(axis=(0, 1)).mean() for x in activations(name)])
         factor = DEVIATIONS[name] / np.sqrt(variance)
         layers[name] = [kernel * factor, biases * factor]
-        maps = [networks.halved(x).numpy()[0] * factor for x in seen]
-        maps = [x for x in maps if min(x.shape[:2]) >= 3]
+        maps = activations(name)
     write(layers, path)
 
 
