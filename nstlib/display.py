@@ -276,7 +276,7 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 def _jpeg(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=90, subsampling=0)
+    image.save(file, "JPEG", quality=80, subsampling=0)
     return file.getvalue()
 
 
