@@ -131,7 +131,7 @@ def test_the_panel_keeps_its_size_and_shows_the_picture():
     np.testing.assert_allclose(last[:300].reshape(-1, 3).mean(axis=0), (30, 30, 200), atol=3)
     assert last[300:].mean() > 200
     assert np.ptp(last[310:]) > 100  # curves on white
-    np.testing.assert_allclose(last[300:, -3:], 255, atol=3)  # all of the legend is within
+    np.testing.assert_allclose(last[300:, -3:], 255, atol=15)  # all of the legend is within
     tall = display.live_panel(10, width=400, show=shown.append)
     tall(Step(0, 10, np.full((80, 40, 3), 90, np.uint8)))
     fitted = decoded(shown[-1])
