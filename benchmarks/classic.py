@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 import nst
-from nstlib import losses, networks
+from nstlib import losses
 
 
 def sums(features):
@@ -27,7 +27,6 @@ class Classic:
         """model: of networks.feature_extractor; settings: resolved ones; content, style: float32
         [1, H, W, 3] in 0..255."""
         self.settings, self.model = settings, model
-        self.distance = losses.STYLE_LOSSES[settings.style_loss]
         self.targets = nst.take_targets(model, settings, content, [style])
         self.image = tf.Variable(content)
         self.optimizer = keras.optimizers.Adam(5.0, beta_1=0.99, epsilon=0.1)
@@ -39,21 +38,15 @@ class Classic:
         content = {
             x: tf.reduce_mean((features[x] - p) ** 2) for x, p in self.targets["content"].items()
         }
-        style = {
-            x: target.weight * self.distance(sums(features[x]), target.sums)
-            for x, (target,) in self.targets["style"].items()
-        }
+        wanted = self.targets["style"]
+        style = {x: [sums(features[x])] for x in wanted}
         vertical = tf.reduce_mean((image[:, 1:] - image[:, :-1]) ** 2)
         horizontal = tf.reduce_mean((image[:, :, 1:] - image[:, :, :-1]) ** 2)
         return (
-            settings.content_weight * self.mean(content, settings.content_layers)
-            + settings.style_weight * self.mean(style, settings.style_layers)
+            losses.weighted_content_loss(settings, content)
+            + losses.weighted_style_loss(settings, style, wanted)
             + settings.tv_weight * (vertical + horizontal)
         )
-
-    def mean(self, values, layers):
-        weights = networks.layer_weights(self.settings.network, layers)
-        return sum(weights[x] * value for x, value in values.items()) / sum(weights.values())
 
     def descend(self):
         with tf.GradientTape() as tape:

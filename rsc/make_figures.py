@@ -52,8 +52,7 @@ def example() -> None:
 
 def matrix() -> None:
     """Every example content in every example style, as README says."""
-    options = "-c examples/content -s examples/style -r rsc/results_matrix.jpg"
-    options += " --network small"
+    options = "-c examples/content -s examples/style -r rsc/results_matrix.jpg --network small"
     subprocess.run([sys.executable, "nst.py", *options.split()], cwd=ROOT, check=True)
     shutil.rmtree(HERE / "results_matrix")
     path = HERE / "results_matrix.jpg"
