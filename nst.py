@@ -60,15 +60,17 @@ def take_targets(extractor, settings: Settings, content, styles, masks=()) -> di
     """What the losses compare with: the photograph's activations, the paintings' sums over them.
 
     content: [1, H, W, 3]; styles: a list of such, of any size; masks: where each style is to be,
-    [1, H, W, 1] in 0..1. Returns {"content": {layer: activation}, "style": {layer: what
-    losses.wanted_sums gives}}.
+    [1, H, W, 1] in 0..1. Returns {"content": {layer: activation}, "focus": {layer: what
+    losses.content_focus gives}, "style": {layer: what losses.wanted_sums gives}}.
     """
-    targets, features = {"content": {}, "style": {}}, extractor(content)
+    targets, features = {"content": {}, "focus": {}, "style": {}}, extractor(content)
+    sizes = {layer: x.shape[1:3] for layer, x in features.items()}
     if settings.content_weight:
         for layer in networks.layer_weights(settings.network, settings.content_layers):
             targets["content"][layer] = tf.cast(features[layer], tf.float32)
+            size, strength = sizes[layer], settings.content_focus
+            targets["focus"][layer] = losses.content_focus(content, size, strength)
     if settings.style_weight:
-        sizes = {layer: x.shape[1:3] for layer, x in features.items()}
         layers = networks.layer_weights(settings.network, settings.style_layers)
         samples = [{x: losses.sums(f[x]) for x in layers} for f in map(extractor, styles)]
         targets["style"] = losses.wanted_style(settings, samples, sizes, masks)
@@ -83,12 +85,14 @@ def make_objective(extractor, settings: Settings) -> Callable:
     """
 
     def objective(targets, image):
-        content, style = targets["content"], targets["style"]
+        content, focus, style = targets["content"], targets["focus"], targets["style"]
         with tf.GradientTape() as tape:
             tape.watch(image)
             features, parts = extractor(image), {}
             if content:
-                found = {x: losses.content_loss(features[x], content[x]) for x in content}
+                found = {
+                    x: losses.content_loss(features[x], content[x], focus[x]) for x in content
+                }
                 parts["content"] = losses.weighted_content_loss(settings, found)
             if style:
                 found = {x: [losses.sums(features[x], *y.mask) for y in style[x]] for x in style}

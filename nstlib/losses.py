@@ -93,12 +93,33 @@ def gram_matrix(features: "tf.Tensor", mask: "tf.Tensor | None" = None) -> "tf.T
     return sums(features, mask).gram
 
 
-def content_loss(features: "tf.Tensor", target: "tf.Tensor") -> "tf.Tensor":
-    """mean((F - P)²) over positions and channels; P are the photograph's activations.
+def content_loss(
+    features: "tf.Tensor", target: "tf.Tensor", focus: "tf.Tensor | float" = 1.0
+) -> "tf.Tensor":
+    """mean(T·(F - P)²) over positions and channels; P are the photograph's activations.
 
-    Both [1, H, W, C]. The paper (eq. 1) has half the sum.
+    Both [1, H, W, C]; T: see `content_focus`. The paper (eq. 1) has half the sum, and no T.
     """
-    return tf.reduce_mean(tf.math.squared_difference(tf.cast(features, tf.float32), target))
+    squares = tf.math.squared_difference(tf.cast(features, tf.float32), target)
+    return tf.reduce_mean(focus * squares)
+
+
+def content_focus(photograph: "tf.Tensor", size: tuple[int, int], strength: float) -> "tf.Tensor":
+    """T, how much each position of a layer counts in its content loss, [1, h, w, 1], 1 on average.
+
+    photograph: [1, H, W, 3]; size: (h, w) of the layer. T is the photograph's standard deviation
+    within 7 x 7 positions, over the mean of that, by so much as `strength`, in 0..1, says. Not in
+    the paper: there an empty sky is to stay as empty as a face is to stay a face. Here it is left
+    to the painting.
+    """
+
+    def near(x):
+        return tf.nn.avg_pool2d(x, 7, 1, "SAME")
+
+    small = tf.image.resize(photograph, size, "area")
+    variance = tf.reduce_mean(near(small**2) - near(small) ** 2, -1, keepdims=True)
+    deviation = tf.sqrt(tf.maximum(variance, TINY))
+    return 1 - strength + strength * deviation / tf.reduce_mean(deviation)
 
 
 def style_loss(gram: "tf.Tensor", target: "tf.Tensor") -> "tf.Tensor":

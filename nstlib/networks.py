@@ -73,6 +73,7 @@ class Network:
     num_iter: int = 1000
     learning_rate: float = 5.0  # of Adam, in grey levels
     init_noise: float = 0.0
+    content_focus: float = 0.0  # VGG's deeper layers see little in an empty sky by themselves
     tv_weight: float = 1e2
     # Style layers of fewer positions across are left out: so few tell more of where things are in
     # the painting than of its manner, and would bring its figures into the picture.
@@ -405,6 +406,7 @@ NETWORKS = {
         num_iter=200,
         learning_rate=10.0,
         init_noise=0.1,
+        content_focus=1.0,
         tv_weight=1.0,
         least_positions=20,
         weights="small.h5",

@@ -102,6 +102,12 @@ class Settings:
     content_weight: float = option(
         1e4, "weight of the content loss", at_least=0, at_most=MAX_WEIGHT, group="what to weigh"
     )
+    content_focus: float | None = option(
+        *(None, "how much more detail counts in it than flat areas; of small 1, else 0"),
+        type=float,
+        at_least=0,
+        at_most=1,
+    )
     style_weight: float = option(1e-2, "weight of the style loss", at_least=0, at_most=MAX_WEIGHT)
     style_loss: str | None = option(None, "how styles are compared", one_of=STYLE_LOSSES)
     tv_weight: float | None = option(
@@ -179,7 +185,7 @@ class Settings:
             exact = self.optimizer in NEED_FLOAT32
             precision = "float32" if exact else networks.best_precision()
         own = ("num_iter", "learning_rate", "tv_weight", "style_loss", "colors")
-        own += ("init_noise", "pooling")
+        own += ("content_focus", "init_noise", "pooling")
         unset = {name: getattr(network, name) for name in own if getattr(self, name) is None}
         if "init_noise" in unset and self.init != "content":
             unset["init_noise"] = 0.0  # an earlier result loses nothing, and noise needs no more

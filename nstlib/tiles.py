@@ -135,6 +135,7 @@ class Job(NamedTuple):
     boxes: dict[str, np.ndarray]
     masks: dict[str, list[tuple]]  # by style layer, of each wanted sum none or one [1, h, w, 1]
     shares: dict[str, np.float32]  # by content layer
+    focus: dict[str, np.ndarray]  # of it what content_focus gives, [1, h, w, 1]
     kept: dict[str, np.ndarray]  # content targets [1, h, w, C]
     photograph: tuple[np.ndarray, ...]  # its window, where content targets are not kept
 
@@ -186,7 +187,7 @@ def _level_functions(settings, level: networks.Level) -> LevelFunctions:
     def sums(window, boxes, masks):
         return find_sums(level.seen(window), boxes, masks)
 
-    def gradient(style_loss, slopes, window, boxes, masks, shares, kept, photograph):
+    def gradient(style_loss, slopes, window, boxes, masks, shares, focus, kept, photograph):
         targets = activations(photograph[0], boxes) if photograph else kept
         with tf.GradientTape() as tape:
             tape.watch(window)
@@ -199,7 +200,8 @@ def _level_functions(settings, level: networks.Level) -> LevelFunctions:
                 for product in (slope.products * one.products, slope.totals * one.totals)
             ]
             errors = {
-                x: losses.content_loss(cut(features[x], boxes[x]), targets[x]) for x in shares
+                x: losses.content_loss(cut(features[x], boxes[x]), targets[x], focus[x])
+                for x in shares
             }
             loss, magnitude = tf.constant(0.0), style_loss
             if errors:
@@ -305,14 +307,17 @@ class Tiled:
             everywhere = {layer: [()] for layer in self.style}
             found = self._sums(self._pictures(style), everywhere, without_masks)
             samples.append({x: one for x, (one,) in found.items()})
-        targets: dict[str, Any] = {"content": {}, "style": {}, "photograph": []}
+        targets: dict[str, Any] = {"content": {}, "focus": {}, "style": {}, "photograph": []}
         tiles = self._tiles(pictures)
+        sizes = {layer: size for tile in tiles for layer, size in tile.sizes.items()}
+        for layer in self.content:
+            focus = losses.content_focus(content, sizes[layer], self.settings.content_focus)
+            targets["focus"][layer] = focus.numpy()
         if self.content and self.keeps:
             targets["content"] = self._activations(pictures, tiles)
         elif self.content:
             targets["photograph"] = pictures
         if self.style:
-            sizes = {layer: size for tile in tiles for layer, size in tile.sizes.items()}
             targets["style"] = losses.wanted_style(self.settings, samples, sizes, masks)
         return targets
 
@@ -366,10 +371,11 @@ class Tiled:
         evaluation, before and after."""
 
         def job(tile):
-            photograph, kept, parts = (), {}, {}
+            photograph, kept, focus, parts = (), {}, {}, {}
             if targets:
                 content = self.content & tile.fields.keys()
                 parts = {x: tile.share(x) for x in content}
+                focus = {x: targets["focus"][x][tile.core(x)] for x in content}
                 kept = {x: targets["content"][x][tile.core(x)] for x in content if self.keeps}
                 if content and not self.keeps:
                     photograph = (targets["photograph"][tile.level][tile.window],)
@@ -378,7 +384,7 @@ class Tiled:
                 for x in masks.keys() & tile.fields.keys()
             }
             window = pictures[tile.level][tile.window]
-            return Job(tile.level, window, tile.boxes(), own, parts, kept, photograph)
+            return Job(tile.level, window, tile.boxes(), own, parts, focus, kept, photograph)
 
         results = self.workers.run(function, common, map(job, tiles))
         whole, done = sum(tile.pixels for tile in tiles), 0

@@ -232,6 +232,16 @@ def shrink(mask, height, width):
     return shares(mask.shape[0], height) @ mask @ shares(mask.shape[1], width).T
 
 
+def focus(photograph, height, width, strength):
+    """How much each position of a layer counts in its content loss, [height, width, 1]."""
+    small = np.stack([shrink(x, height, width) for x in np.moveaxis(photograph, -1, 0)], -1)
+    deviation = np.empty((height, width, 1))
+    for y, x in np.ndindex(height, width):
+        near = small[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4]
+        deviation[y, x] = np.sqrt(near.var((0, 1)).mean())
+    return 1 - strength + strength * deviation / deviation.mean()
+
+
 def weighted_losses(image, content, styles, settings, weights, **how):
     """The losses of an image by name, "total" among them; `settings` are resolved ones.
 
@@ -252,6 +262,10 @@ def weighted_losses(image, content, styles, settings, weights, **how):
     def average(loss, layers):
         return sum(w * loss(x) for x, w in layers.items()) / sum(layers.values())
 
+    def content_loss(layer):
+        weights = focus(content, *seen[layer].shape[:2], settings.content_focus)
+        return np.mean(weights * (seen[layer] - wanted[layer]) ** 2)
+
     def style_loss(layer):
         targets, features = [moments(sample[layer]) for sample in samples], seen[layer]
         if masks is None:
@@ -265,7 +279,7 @@ def weighted_losses(image, content, styles, settings, weights, **how):
 
     parts = {
         "content": settings.content_weight
-        * average(lambda x: np.mean((seen[x] - wanted[x]) ** 2), content_layers),
+        * average(content_loss, content_layers),
         "style": settings.style_weight * average(style_loss, style_layers),
         "tv": settings.tv_weight * total_variation(image),
     }
