@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import BGR_MEAN, activations, picture
+from conftest import BGR_MEAN, activations, batch, picture
 
 import nst
 from nstlib import UserError, networks, tf
@@ -38,28 +38,14 @@ def layer_names(network):
     ]
 
 
-def batch(image):
-    return tf.constant(np.float32(image)[None])
-
-
 def same(value, expected, tolerance=1e-4):
     assert value.shape == expected.shape
     assert np.abs(value - expected).max() <= tolerance * np.abs(expected).max()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def narrow(tmp_path_factory):
-    """A VGG19 of an eighth of the channels, with random weights, is "narrow"."""
-    path, rng = tmp_path_factory.mktemp("narrow") / "narrow.h5", np.random.default_rng(0)
-    blocks = tuple((8 * 2 ** min(b, 3), c) for b, c in enumerate(CONVOLUTIONS["narrow"]))
-    network = dataclasses.replace(networks.NETWORKS["vgg19"], blocks=blocks)
-    with h5py.File(path, "w") as file:
-        for name, shape in network.shapes.items():
-            file[f"{name}/kernel"] = rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape)
-            file[f"{name}/bias"] = rng.normal(0, 5, shape[3])
-    networks.NETWORKS["narrow"], FILES["narrow"] = network, path
-    yield
-    del networks.NETWORKS["narrow"]
+def files(narrow):
+    FILES["narrow"] = narrow
 
 
 def extractor(network, layers, pooling=None, precision="float32"):
