@@ -674,11 +674,13 @@ def test_no_cut_picture_on_a_full_disk(folder, suffix):
 
 
 def test_vanished_folder_rescues_the_image(folder):
+    metadata = {"settings": {"num_iter": 3}}
     with pytest.raises(UserError, match="No such file or directory") as raised:
-        images.save(folder / "gone" / "x.jpg", noise())
+        images.save(folder / "gone" / "x.jpg", noise(), metadata)
     (rescue,) = (folder.parent / "rescue").iterdir()
     assert str(rescue) in str(raised.value)
     assert (images.load(rescue) == noise()).all()
+    assert images.read_metadata(rescue) == metadata
 
 
 def test_too_wide_for_webp_rescues_the_image(folder):
