@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import DISTANCES, EXACT, gram, moments, total_variation
 
-from nstlib import losses, tf
+from nstlib import CannotGoOn, losses, tf
 
 
 def random(*shape, seed=0):
@@ -296,6 +296,23 @@ def test_total_variation_loss_by_hand():
     close(losses.total_variation_loss(tf.constant(image[None])), np.float64(expected))
     flat = tf.fill([1, 5, 4, 3], 99.0)
     assert losses.total_variation_loss(flat) == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "previous", "suspect"),
+    [
+        ((np.inf, 1.0, 2.0), (0, 9, 1), "content"),
+        ((np.nan, np.inf, 2.0), None, "style"),
+        ((np.nan, np.nan, np.nan), (0, 1, 9), "tv"),
+    ],
+)
+def test_the_loss_that_overflows_is_named(found, previous, suspect):
+    def named(values, total):
+        names = "total", "content", "style", "tv"
+        return values and dict(zip(names, (total, *values), strict=True))
+
+    with pytest.raises(CannotGoOn, match=f"lower --{suspect}_weight or "):
+        losses.check_finite(named(found, np.nan), named(previous, 10))
 
 
 def test_sums_of_millions_of_positions():
