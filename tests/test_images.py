@@ -674,7 +674,7 @@ def test_no_cut_picture_on_a_full_disk(folder, suffix):
 
 
 def test_vanished_folder_rescues_the_image(folder):
-    metadata = {"settings": {"num_iter": 3}}
+    metadata = {"version": "1.2", "content": "a.jpg", "style": ["b.jpg"], "settings": {}}
     with pytest.raises(UserError, match="No such file or directory") as raised:
         images.save(folder / "gone" / "x.jpg", noise(), metadata)
     (rescue,) = (folder.parent / "rescue").iterdir()
