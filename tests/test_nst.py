@@ -271,13 +271,27 @@ def test_bad_loss_keeps_the_best_image(run, bad):
     assert (result.image == round(min(steps)[0])).all()
 
 
-def test_bad_loss_in_the_second_scale(run):
+def exhausted():
+    return tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+
+def lack_memory(total):
+    raise exhausted()
+
+
+@pytest.mark.parametrize(
+    ("fail", "advice"),
+    [(lambda total: math.nan * total, "--learning_rate"), (lack_memory, "--size")],
+)
+def test_what_fails_in_the_second_scale_leaves_the_end_of_the_first(run, fail, advice):
     def objective(image):
-        total = tf.reduce_mean(image) * (math.nan if image.shape[2] > 76 else 1)
+        total = tf.reduce_mean(image)
+        total = fail(total) if image.shape[2] > 76 else total
         return {"total": total, "content": total}, tf.ones_like(image)
 
     result, _ = run(objective, 250, 6, 5.0, scales=2, size=80)
     assert isinstance(result.cut_short, UserError)
+    assert advice in str(result.cut_short)
     assert result.image.shape == (80, 80, 3)
     assert 200 < result.image.mean() < 250
 
@@ -535,10 +549,6 @@ class Trace:
 
 
 WATCHED = {nst.__file__, scales.__file__}
-
-
-def exhausted():
-    return tf.errors.ResourceExhaustedError(None, None, "out of memory")
 
 
 @pytest.mark.parametrize("make_error", [KeyboardInterrupt, MemoryError, exhausted])
