@@ -1,5 +1,6 @@
 """What the tests share: small pictures, networks and losses in NumPy, and no way to the outside."""
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -13,9 +14,13 @@ from pathlib import Path
 # Two processes of tests with BLAS threads for every core each would mostly wait for each other.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import h5py
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
+
+import nst
+from nstlib import networks, scales, tf
 
 # Keras looks for downloaded weights where this says when it is imported: an empty folder.
 _keras_home = tempfile.TemporaryDirectory(prefix="nst-tests-")
@@ -44,6 +49,48 @@ def picture(height, width, seed=0):
     patches = rng.uniform(30, 225, (height // 8 + 1, width // 8 + 1, 3))
     patches = patches.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
     return np.rint(patches + rng.normal(0, 5, patches.shape)).clip(0, 255).astype(np.uint8)
+
+
+def quick(**changes):
+    """Settings for a run of a second: of two layers, for each new setting traces all that there
+    are, and of a style loss that is a formula, not an iteration, so that NumPy can tell small
+    differences."""
+    options = {"num_iter": 3, "size": 40, "network": "small", "precision": "float32", "scales": 1}
+    options |= {"init_noise": 0.0, "style_loss": "covariance", "colors": "style"}
+    options |= {"content_layers": ["level1_conv2"], "style_layers": LAYERS}
+    return nst.Settings(**options | changes)
+
+
+LAYERS = ("level1_conv1", "level2_conv1")
+
+
+def batch(image):
+    return tf.constant(np.float32(image)[None])
+
+
+def framed(image):
+    return scales.with_margin(np.float64(image))[0]
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The bundled network: (kernel, bias) by layer name."""
+    return networks.read_weights(networks.find_weights("small"), "small")
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """The weights file of "narrow", a VGG19 of an eighth of the channels with random weights."""
+    path, rng = tmp_path_factory.mktemp("narrow") / "narrow.h5", np.random.default_rng(0)
+    vgg19 = networks.NETWORKS["vgg19"]
+    blocks = tuple((channels // 8, number) for channels, number in vgg19.blocks)
+    networks.NETWORKS["narrow"] = network = dataclasses.replace(vgg19, blocks=blocks)
+    with h5py.File(path, "w") as file:
+        for name, shape in network.shapes.items():
+            file[f"{name}/kernel"] = rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape)
+            file[f"{name}/bias"] = rng.normal(0, 5, shape[3])
+    yield str(path)
+    del networks.NETWORKS["narrow"]
 
 
 def wait_for(condition, seconds=300):

@@ -1,18 +1,25 @@
 """Downloads from a server that does what servers should not, and pictures by their address."""
 
 import contextlib
+import dataclasses
 import hashlib
+import http.client
 import io
 import os
+import shutil
 import socket
 import threading
 import time
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from conftest import picture
+from conftest import batch, picture
 from PIL import Image
 
+import nst
 from nstlib import UserError, fetch, images, networks
 
 
@@ -165,11 +172,92 @@ def test_two_first_downloads_at_once(cached, serve, tmp_path):
     assert [path.read_bytes() for path in paths[0].parent.iterdir()] == [PICTURE]
 
 
-@pytest.mark.parametrize("reply", [lambda: whole(PICTURE[:-1] + b"?"), lambda: trickle(b"")])
-def test_nothing_but_the_right_file_is_kept(cached, tmp_path, reply):
-    with pytest.raises(OSError, match=r"not the file|too little"):
-        cached(reply)
-    assert not list((tmp_path / "models").iterdir())
+class PlainHTTPS(urllib.request.HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(http.client.HTTPConnection, request)
+
+
+SMALL = Path(networks.find_weights("small")).read_bytes()
+
+
+@pytest.fixture
+def server(serve, monkeypatch):
+    """Serves the bundled weights as those of "vgg19", without the encryption; `reply` changes what
+    it answers."""
+    server = SimpleNamespace(reply=lambda: whole(SMALL), asked=serve.asked)
+    server.address = serve(lambda: server.reply()).replace("http:", "https:")
+    monkeypatch.setattr(urllib.request, "_opener", urllib.request.build_opener(PlainHTTPS()))
+    network = dataclasses.replace(
+        networks.NETWORKS["small"], weights=server.address, md5=hashlib.md5(SMALL).hexdigest()
+    )
+    monkeypatch.setitem(networks.NETWORKS, "vgg19", network)
+    shutil.rmtree(cache(), ignore_errors=True)
+    return server
+
+
+def cache():
+    return Path(os.environ["KERAS_HOME"]) / "models"
+
+
+def test_download_once(server, capsys, caplog):
+    caplog.set_level("INFO", "nst")
+    layers, image = ["level2_conv1"], batch(picture(16, 16))
+    expected = networks.feature_extractor("small", layers)(image)["level2_conv1"]
+    for _ in range(2):
+        seen = networks.feature_extractor("vgg19", layers)(image)["level2_conv1"]
+        assert np.array_equal(seen, expected)
+    assert len(server.asked) == 1
+    assert [path.name for path in cache().iterdir()] == ["photo.jpg"]
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == [f"downloading {server.address}"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        lambda: whole(SMALL[:-1] + bytes([SMALL[-1] ^ 1])),
+        lambda: whole(SMALL[: len(SMALL) // 2], len(SMALL)),
+        lambda: trickle(b""),
+    ],
+    ids=["wrong", "cut off", "trickle"],
+)
+def test_failed_download(server, capsys, reply):
+    """Nothing but the right file is kept; the next time, it is asked for again."""
+    good, server.reply = server.reply, reply
+    with pytest.raises(networks.WeightsUnavailable) as error:
+        networks.find_weights("vgg19")
+    for part in ("vgg19", server.address, "--weights", str(cache().parent)):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(cache().iterdir())
+    server.reply = good
+    networks.find_weights("vgg19")
+    assert len(server.asked) == 2
+    assert socket.getdefaulttimeout() is None
+    assert capsys.readouterr().out == ""
+
+
+def test_damaged_cache_is_downloaded_anew(server):
+    cache().mkdir()
+    (cache() / "photo.jpg").write_bytes(SMALL[:1000])
+    assert Path(networks.find_weights("vgg19")).read_bytes() == SMALL
+    assert len(server.asked) == 1
+
+
+def test_no_network_no_matter(server, caplog, capsys):
+    """One warning, and the picture is painted with the bundled network."""
+    server.reply = list
+    layers = {"content_layers": ("level1_conv1",), "style_layers": ("level1_conv1",)}
+    settings = nst.Settings(num_iter=2, size=32, **layers)
+    result = nst.stylize(picture(32, 32), picture(32, 32, 1), settings)
+    assert result.image.shape == (32, 32, 3)
+    assert result.settings.network == "small"
+    assert result.settings.content_layers == ("level1_conv1",)
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    for part in ("vgg19", "closed connection", server.address, "--weights", "small"):
+        assert part in message
+    assert "\n" not in message
+    assert capsys.readouterr().out == ""
 
 
 def test_folder_named_is_the_one_used(monkeypatch, tmp_path, serve):
@@ -178,9 +266,8 @@ def test_folder_named_is_the_one_used(monkeypatch, tmp_path, serve):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file" / "keras"))
     monkeypatch.setattr(networks.tempfile, "tempdir", str(tmp_path))
     address = serve(lambda: whole(b"?"))
-    network = networks.dataclasses.replace(
-        networks.NETWORKS["vgg19"], weights="https:" + address.removeprefix("http:")
-    )
+    address = address.replace("http:", "https:")
+    network = dataclasses.replace(networks.NETWORKS["vgg19"], weights=address)
     monkeypatch.setitem(networks.NETWORKS, "vgg19", network)
     with pytest.raises(networks.WeightsUnavailable) as error:
         networks.find_weights("vgg19")

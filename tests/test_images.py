@@ -674,11 +674,13 @@ def test_no_cut_picture_on_a_full_disk(folder, suffix):
 
 
 def test_vanished_folder_rescues_the_image(folder):
+    metadata = {"version": "1.2", "content": "a.jpg", "style": ["b.jpg"], "settings": {}}
     with pytest.raises(UserError, match="No such file or directory") as raised:
-        images.save(folder / "gone" / "x.jpg", noise())
+        images.save(folder / "gone" / "x.jpg", noise(), metadata)
     (rescue,) = (folder.parent / "rescue").iterdir()
     assert str(rescue) in str(raised.value)
     assert (images.load(rescue) == noise()).all()
+    assert images.read_metadata(rescue) == metadata
 
 
 def test_too_wide_for_webp_rescues_the_image(folder):
@@ -813,12 +815,19 @@ def test_advice_for_thin_pictures_can_be_followed(shape, size, scale, advice):
 
 
 @pytest.mark.parametrize(
-    ("size", "scale", "cause"), [(64, 2.0, "--style_scale"), (200, 2.0, "--size")]
+    ("size", "scale", "said"),
+    [
+        (64, 2.0, ["x.png has only 90 x 120 pixels: it is enlarged to 96 x 128 (--style_scale)"]),
+        (200, 2.0, ["x.png has only 90 x 120 pixels: it is enlarged to 300 x 400 (--size)"]),
+        (120, 1.0, []),
+        (64, 1.0, []),
+    ],
 )
-def test_cause_of_an_enlarged_style_is_named(caplog, size, scale, cause):
-    image = np.zeros((100, 100, 3), np.uint8)
-    images.check_size(image, images.load(image, round(size * scale)), size, scale)
-    assert caplog.messages[-1].endswith(f"({cause})")
+def test_enlarging_and_its_cause_are_told(tmp_path, monkeypatch, caplog, size, scale, said):
+    monkeypatch.chdir(tmp_path)
+    images.save("x.png", noise(120, 90))
+    images.check_size("x.png", images.load("x.png", round(size * scale)), size, scale)
+    assert caplog.messages == said
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (40, 60), (1, 600_000), (600_000, 1), (700, 1000)])

@@ -1,21 +1,12 @@
-"""The networks against NumPy and keras.applications; every kind of weights file; downloads."""
+"""The networks against NumPy and keras.applications; every kind of weights file."""
 
-import contextlib
-import dataclasses
-import hashlib
-import http.client
-import http.server
-import os
 import shutil
-import socket
-import threading
-import urllib.request
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import BGR_MEAN, activations, picture
+from conftest import BGR_MEAN, activations, batch, picture
 
 import nst
 from nstlib import UserError, networks, tf
@@ -38,28 +29,14 @@ def layer_names(network):
     ]
 
 
-def batch(image):
-    return tf.constant(np.float32(image)[None])
-
-
 def same(value, expected, tolerance=1e-4):
     assert value.shape == expected.shape
     assert np.abs(value - expected).max() <= tolerance * np.abs(expected).max()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def narrow(tmp_path_factory):
-    """A VGG19 of an eighth of the channels, with random weights, is "narrow"."""
-    path, rng = tmp_path_factory.mktemp("narrow") / "narrow.h5", np.random.default_rng(0)
-    blocks = tuple((8 * 2 ** min(b, 3), c) for b, c in enumerate(CONVOLUTIONS["narrow"]))
-    network = dataclasses.replace(networks.NETWORKS["vgg19"], blocks=blocks)
-    with h5py.File(path, "w") as file:
-        for name, shape in network.shapes.items():
-            file[f"{name}/kernel"] = rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape)
-            file[f"{name}/bias"] = rng.normal(0, 5, shape[3])
-    networks.NETWORKS["narrow"], FILES["narrow"] = network, path
-    yield
-    del networks.NETWORKS["narrow"]
+def files(narrow):
+    FILES["narrow"] = narrow
 
 
 def extractor(network, layers, pooling=None, precision="float32"):
@@ -411,158 +388,3 @@ def test_weights_of_another_network_are_refused(vgg, monkeypatch, network, other
     path = vgg[1] / f"{other}{kind}.h5"
     with pytest.raises(UserError, match=rf"{path.name}.* {network}"):
         networks.feature_extractor(network, ["block1_conv1"], weights=path)
-
-
-def bad_weights(path):
-    """Write what cannot be a weights file to a path whose name says what."""
-    if path.stem == "text":
-        path.write_text("no weights at all\n" * 99)
-    elif path.stem == "empty":
-        path.touch()
-    elif path.stem == "cut":
-        path.write_bytes(SMALL.read_bytes()[: SMALL.stat().st_size // 2])
-    elif path.stem == "folder":
-        path.mkdir()
-    elif path.stem == "hollow":
-        h5py.File(path, "w").close()
-    elif path.stem == "dense":
-        with h5py.File(path, "w") as file:
-            file["dense/kernel"], file["dense/bias"] = np.ones([4, 4]), np.ones(4)
-    elif path.stem == "unbiased":
-        with h5py.File(path, "w") as file:
-            file["conv1/kernel"] = np.ones([5, 5, 3, 64])
-
-
-@pytest.mark.parametrize(
-    "name", ["missing", "text", "empty", "cut", "folder", "hollow", "dense", "unbiased"]
-)
-def test_no_weights_file(tmp_path, name):
-    path = tmp_path / f"{name}.h5"
-    bad_weights(path)
-    with pytest.raises(UserError) as error:
-        networks.feature_extractor("small", ["level1_conv1"], weights=path)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-# Downloads: from a server of our own, without the encryption
-
-
-class PlainHTTPS(urllib.request.HTTPSHandler):
-    def https_open(self, request):
-        return self.do_open(http.client.HTTPConnection, request)
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """Serves the bundled weights as those of "vgg19"; `reply` changes what it answers."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            server.requests.append(self.path)
-            server.reply(self)
-
-        def log_message(self, *args):
-            pass
-
-    def whole(handler):
-        send(handler, SMALL.read_bytes())
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.requests, server.reply = [], whole
-    server.address = f"https://127.0.0.1:{server.server_port}/models/test_weights.h5"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), PlainHTTPS())
-    monkeypatch.setattr(urllib.request, "_opener", opener)
-    network = dataclasses.replace(
-        networks.NETWORKS["small"],
-        weights=server.address,
-        md5=hashlib.md5(SMALL.read_bytes()).hexdigest(),
-    )
-    monkeypatch.setitem(networks.NETWORKS, "vgg19", network)
-    shutil.rmtree(cache(), ignore_errors=True)
-    thread = threading.Thread(target=server.serve_forever, args=[0.02])
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def cache():
-    return Path(os.environ["KERAS_HOME"]) / "models"
-
-
-def send(handler, data, length=None):
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(length or len(data)))
-    handler.end_headers()
-    handler.wfile.write(data)
-
-
-def test_download_once(server, capsys, caplog):
-    caplog.set_level("INFO", "nst")
-    layers, image = ["level2_conv1"], batch(picture(16, 16))
-    expected = networks.feature_extractor("small", layers)(image)["level2_conv1"]
-    for _ in range(2):
-        seen = networks.feature_extractor("vgg19", layers)(image)["level2_conv1"]
-        assert np.array_equal(seen, expected)
-    assert server.requests == ["/models/test_weights.h5"]
-    assert [path.name for path in cache().iterdir()] == ["test_weights.h5"]
-    assert capsys.readouterr().out == ""
-    assert caplog.messages == [f"downloading {server.address}"]
-
-
-def wrong(handler):
-    data = SMALL.read_bytes()
-    send(handler, data[:-1] + bytes([data[-1] ^ 1]))
-
-
-def cut_off(handler):
-    data = SMALL.read_bytes()
-    with contextlib.suppress(OSError):
-        send(handler, data[: len(data) // 2], len(data))
-    handler.close_connection = True
-
-
-@pytest.mark.parametrize("reply", [wrong, cut_off])
-def test_failed_download(server, capsys, reply):
-    good, server.reply = server.reply, reply
-    for _ in range(2):  # what the first leaves behind, the second does not trust
-        with pytest.raises(networks.WeightsUnavailable) as error:
-            networks.feature_extractor("vgg19", ["level1_conv1"])
-        for part in ("vgg19", "test_weights.h5", server.address, "--weights", str(cache().parent)):
-            assert part in str(error.value)
-        assert "\n" not in str(error.value)
-    assert len(server.requests) == 2
-    assert socket.getdefaulttimeout() is None
-    server.reply = good
-    networks.feature_extractor("vgg19", ["level1_conv1"])
-    assert len(server.requests) == 3
-    assert capsys.readouterr().out == ""
-
-
-def test_damaged_cache_is_downloaded_anew(server):
-    cache().mkdir()
-    (cache() / "test_weights.h5").write_bytes(SMALL.read_bytes()[:1000])
-    networks.feature_extractor("vgg19", ["level1_conv1"])
-    assert len(server.requests) == 1
-    assert (cache() / "test_weights.h5").read_bytes() == SMALL.read_bytes()
-
-
-def test_no_network_no_matter(server, caplog, capsys):
-    """One warning, and the picture is painted with the bundled network."""
-    server.shutdown()
-    server.server_close()
-    layers = {"content_layers": ("level1_conv1",), "style_layers": ("level1_conv1",)}
-    settings = nst.Settings(num_iter=2, size=32, **layers)
-    result = nst.stylize(picture(32, 32), picture(32, 32, 1), settings)
-    assert result.image.shape == (32, 32, 3)
-    assert result.settings.network == "small"
-    assert result.settings.content_layers == ("level1_conv1",)
-    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warnings) == 1
-    message = warnings[0].getMessage()
-    for part in ("vgg19", "refused", "test_weights.h5", server.address, "--weights", "small"):
-        assert part in message
-    assert "\n" not in message
-    assert capsys.readouterr().out == ""

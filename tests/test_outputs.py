@@ -395,34 +395,6 @@ def test_run(files, caplog):
         assert any(f"{name} " in message for message in caplog.messages)
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("x.avi", "the ending .avi is unknown; use one of .gif, .webp, .mp4"),
-        ("x", "its name has no ending"),
-        ("gone/x.gif", "create it first"),
-        ("folder.gif", "it is a folder"),
-        ("photo.webp", "it would replace photo.webp"),
-        ("./link.webp", "it would replace photo.webp"),
-        ("out.webp", "it would replace ./out.webp"),
-    ],
-)
-def test_bad_name(files, capsys, caplog, monkeypatch, name, reason):
-    Path("folder.gif").mkdir()
-    Path("out_steps").mkdir()
-    images.save("out_steps/000002.webp", picture(9, 9))
-    Path("link.webp").symlink_to("photo.webp")
-    before = sorted(files.iterdir())
-    monkeypatch.setattr(nst, "stylize", lambda *args, **how: pytest.fail("is accepted"))
-    assert main("-r", "./out.webp", "--timelapse", name, "--save_every", 2) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith(f"nst: cannot write {name}: ")
-    assert reason in err
-    assert not caplog.records
-    assert sorted(files.iterdir()) == before
-
-
 def test_mp4_without_ffmpeg(files, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)  # importing it fails
     monkeypatch.setattr(nst, "stylize", lambda *args, **how: pytest.fail("is accepted"))

@@ -1,5 +1,6 @@
 """README's commands, pasted in their order into a shell in a fresh clone; its Python and links."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, answers, free_port, picture, wait_for
 
+import nst
 from nstlib import images
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -100,6 +102,24 @@ def test_python_works_as_written(tmp_path, monkeypatch):
     assert names["result"].image.shape == (21, 32, 3)
     assert names["result"].image.dtype == np.uint8
     assert set(names["result"].losses) == {"total", "content", "style", "tv"}
+
+
+@pytest.mark.parametrize("network", ["vgg19", "small"])
+def test_defaults_are_as_listed(network):
+    """In the table of options, in which `small` has some of its own."""
+    rows = dict(re.findall(r"^\| .*`--(\w+)` \| (.*?) \|", README, re.MULTILINE))
+    settings = nst.Settings(network=network).resolved()
+    for field in dataclasses.fields(settings):
+        general, _, own = rows.pop(field.name).replace("`", "").partition(", of small ")
+        value = getattr(settings, field.name)
+        listed = own if own and network == "small" else general
+        if field.name == "network":
+            assert listed == field.default
+        elif isinstance(value, tuple):
+            last = value[-1].partition("=")[0]
+            assert last in listed or listed.startswith("those of all levels")
+        elif listed not in ("none", "even", "auto"):
+            assert type(value)(listed) == value, field.name
 
 
 def test_links_lead_somewhere():

@@ -1,23 +1,19 @@
 """What a picture tells of how it was made, and the command that --show makes of it."""
 
-import dataclasses
 import json
 import os
 import shlex
 import struct
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import ROOT, picture
 from PIL import ExifTags, Image
 
 import nst
-from nstlib import UserError, __version__, cli, images, networks, provenance, tf
+from nstlib import __version__, cli, images, provenance, tf
 
-ROOT = Path(nst.__file__).parent
 METADATA = {
     "version": "1.2",
     "content": "Ölbild/漢 'x'.jpg",
@@ -94,121 +90,19 @@ def test_metadata_too_long_for_jpeg_cost_no_picture(tmp_path, caplog):
     assert "too many settings" in caplog.text
 
 
-def test_rescued_image_has_its_metadata(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(UserError, match="is in"):
-        images.save(tmp_path / "gone" / "x.jpg", picture(20, 20), METADATA)
-    (rescue,) = tmp_path.iterdir()
-    assert images.read_metadata(rescue) == METADATA
+# The command of settings
 
 
-# From settings to the command line and back
-
-
-def settings_of(argv):
-    args = nst.parse(argv)
-    return cli.chosen(nst.Settings, args), args
-
-
-CHANGES = {
-    "num_iter": 7,
-    "learning_rate": 1 / 3,
-    "content_weight": 1e-7,
-    "style_weight": 0.0,
-    "tv_weight": 123456789.125,
-    "size": 64,
-    "scales": 2,
-    "init": "-an image 'of' \"mine\" & $HOME.png",
-    "network": "small",
-    "weights": "-w ü.h5",
-    "content_layers": ["level2_conv1", "level1_conv2"],
-    "style_layers": ["level1_conv1"],
-    "pooling": "max",
-    "style_loss": "gram",
-    "optimizer": "lbfgs",
-    "tolerance": 0.001,
-    "precision": "float32",
-    "style_scale": 0.5,
-    "style_blend": (3.0, 7.5),
-    "mask": ("a b.png", "-c.png"),
-    "colors": "content",
-    "init_noise": 0.25,
-    "seed": 9,
-}
-NAMES = [
-    ("a.jpg", ["b.jpg"], "c.png"),
-    ("a b.jpg", ["it's.jpg", '"quoted".jpg'], "$(date) `date` \\.png"),
-    ("-c.jpg", ["--style", "-s=x.jpg", "x=-y"], "--a-result.png"),
-    ("漢字 ü.jpg", ["new\nline.jpg", "*?.jpg", "~/x"], "not utf-8 \udcff.png"),
-]
-
-
-def test_every_option_has_a_change_to_try():
-    assert CHANGES.keys() == {field.name for field in dataclasses.fields(nst.Settings)}
-    defaults = nst.Settings()
-    assert all(getattr(defaults, name) != value for name, value in CHANGES.items())
-
-
-def alone(name):
-    """A change of one option; layers are of a network."""
-    return {x: CHANGES[x] for x in ([name, "network"] if name.endswith("_layers") else [name])}
-
-
-@pytest.mark.parametrize("change", [{}, *map(alone, CHANGES), CHANGES])
-def test_command_of_settings(change):
-    """Each option alone, and all at once; with what resolved() fills in, and without."""
-    settings = nst.Settings(**change)
-    for wanted in (settings, settings.resolved()):
-        argv = provenance.command(wanted, "a.jpg", ["b.jpg"], "c.png")
-        assert settings_of(argv)[0].resolved() == settings.resolved()
-        options = {x.partition("=")[0] for x in argv if x.startswith("--")}
-        assert options <= {f"--{name}" for name in (*change, "precision")}
-
-
-@pytest.mark.parametrize(("content", "styles", "result"), NAMES)
-def test_names_in_the_command(content, styles, result):
-    argv = provenance.command(nst.Settings(**CHANGES), content, styles, result)
-    settings, args = settings_of(shlex.split(shlex.join(argv)))
-    assert (args.content, args.style, args.result) == (content, styles, result)
-    assert settings.resolved() == nst.Settings(**CHANGES).resolved()
-
-
-def test_kinds_of_options():
-    """One of each kind that a field of settings can be."""
-
-    def numbers(text):
-        return tuple(float(x) for x in text.split(","))
-
-    def option(default, **more):
-        return dataclasses.field(default=default, metadata={"flags": (), "help": "", **more})
-
-    @dataclasses.dataclass(frozen=True)
-    class Settings:
-        number: float = option(2.0)
-        text: str | None = option(None)
-        several: tuple | None = option(None, nargs="+")
-        repeated: tuple | None = option(None, action="append")
-        blend: tuple | None = option(None, type=numbers)
-
-        def resolved(self):
-            return dataclasses.replace(self, text=self.text or f"of {self.number}")
-
-    changes = {
-        "number": -1e-9,
-        "text": "-x",
-        "several": ["a", "b=2"],
-        "repeated": ["-m 1.png", "b.png"],
-        "blend": (-3.0, 0.7),
-    }
-    for change in ({}, *({name: value} for name, value in changes.items()), changes):
-        parser = cli.Parser("nst.py")
-        parser.add_fields(Settings)
-        argv = provenance.command(Settings(**change).resolved(), "c", ["s"], "r")
-        assert argv[:6] == ["-c", "c", "-s", "s", "-r", "r"]
-        assert Settings(**vars(parser.parse_args(argv[6:]))) == Settings(**change)
-    assert argv[6:] == [
-        *("--number=-1e-09", "--text=-x", "--several", "a", "b=2"),
-        *("--repeated=-m 1.png", "--repeated", "b.png", "--blend=-3,0.7"),
+def test_command_has_what_was_chosen_alone():
+    """And nothing that could be taken for another option."""
+    options = {"num_iter": 7, "tv_weight": 1e-9, "network": "small", "precision": "float32"}
+    options |= {"style_layers": ["level1_conv1", "level2_conv1=2"], "style_blend": (3.0, 0.7)}
+    settings = nst.Settings(**options, mask=["-m 1.png", "b.png"], init="-x").resolved()
+    assert provenance.command(settings, "-c.jpg", ["b.jpg", "-s"], "-r.png") == [
+        *("-c=-c.jpg", "-s", "b.jpg", "-s=-s", "-r=-r.png"),
+        *("--num_iter", "7", "--precision", "float32", "--tv_weight", "1e-09"),
+        *("--style_blend", "3,0.7", "--mask=-m 1.png", "--mask", "b.png", "--init=-x"),
+        *("--network", "small", "--style_layers", "level1_conv1", "level2_conv1=2"),
     ]
 
 
@@ -228,15 +122,34 @@ def made(tmp_path_factory):
     return folder
 
 
-def show(capsys, path):
-    with pytest.raises(SystemExit) as exit:
-        nst.main(["--show", str(path)])
-    assert exit.value.code == 0
-    return capsys.readouterr()
+@pytest.fixture
+def show(capsys):
+    """The exit status of --show, and what it prints on stdout and stderr."""
+
+    def show(path):
+        try:
+            status = nst.main(["--show", str(path)])
+        except SystemExit as done:
+            status = done.code
+        return status, *capsys.readouterr()
+
+    return show
 
 
-def test_shown_command_makes_the_same_picture(made, capsys):
-    out, err = show(capsys, made / "out.png")
+@pytest.fixture
+def show_made(tmp_path, show):
+    """The same of a picture that was made so."""
+
+    def show_made(metadata):
+        images.save(tmp_path / "x.png", picture(20, 20), metadata)
+        return show(tmp_path / "x.png")
+
+    return show_made
+
+
+def test_shown_command_makes_the_same_picture(made, show):
+    status, out, err = show(made / "out.png")
+    assert status == 0
     assert out.startswith("python3 nst.py -c ")  # for a shell
     assert out.count("\n") == 1
     assert f"nst {__version__}, network small, 6 of 6 iterations" in err
@@ -245,16 +158,6 @@ def test_shown_command_makes_the_same_picture(made, capsys):
     assert nst.main(shlex.split(out)[2:]) == 0
     assert (images.load(made / "out.png") == before).all()
     assert images.read_metadata(made / "out.png") == images.read_metadata(made / "first.png")
-
-
-def test_metadata_of_a_result(made):
-    found = images.read_metadata(made / "out.png")
-    assert found["version"] == __version__
-    assert found["iterations"] == 6
-    own = networks.NETWORKS["small"]
-    assert found["settings"]["content_layers"] == [*own.content_layers]  # resolved
-    assert found["settings"]["num_iter"] == 6
-    assert found["settings"]["style_layers"] == ["level1_conv1", "level2_conv1=3"]
 
 
 @pytest.mark.parametrize(("second", "best"), [([9, 4, 3, 8], 3), ([7, 8, 9, 8], 7)])
@@ -275,22 +178,6 @@ def test_losses_are_those_of_the_picture(monkeypatch, second, best):
     assert result.best_losses == {"total": best, "style": best / 2}
 
 
-def test_interrupted_run_shows_how_far_it_came(tmp_path, capsys):
-    metadata = {**METADATA, "style": ["s.png"], "settings": {"num_iter": 50}}
-    images.save(tmp_path / "x.png", picture(20, 20), metadata)
-    out, err = show(capsys, tmp_path / "x.png")
-    assert "--num_iter 50" in out
-    assert "3 of 50 iterations, total 3.000e-01" in err
-
-
-def test_of_version_1_0_what_no_picture_depends_on_is_left_out(tmp_path, capsys):
-    settings = {"num_iter": 50, "save_every": 5, "timelapse": "x.gif", "plot": None}
-    metadata = {**METADATA, "style": ["s.png"], "settings": settings}
-    images.save(tmp_path / "x.png", picture(20, 20), metadata)
-    out, _ = show(capsys, tmp_path / "x.png")
-    assert shlex.split(out)[-2:] == ["--num_iter", "50"]
-
-
 def test_saved_result_tells_how_it_was_made(tmp_path):
     images.save(tmp_path / "style.png", picture(32, 32, 1))
     options = {"size": 32, "network": "small", "precision": "float32"}
@@ -306,8 +193,7 @@ def test_saved_result_tells_how_it_was_made(tmp_path):
 
 
 def test_names_of_any_bytes_are_shown(tmp_path):
-    made = METADATA | {"settings": {"precision": "float32"}}
-    images.save(tmp_path / "x.png", picture(20, 20), made)
+    images.save(tmp_path / "x.png", picture(20, 20), PLAIN | {"style": METADATA["style"]})
     done = subprocess.run(
         [sys.executable, "nst.py", "--show", tmp_path / "x.png"],
         cwd=ROOT,
@@ -331,13 +217,10 @@ def test_names_of_any_bytes_are_shown(tmp_path):
         (None, "does not tell how it was made"),
     ],
 )
-def test_what_cannot_be_shown(tmp_path, capsys, settings, reason):
-    path = tmp_path / "x.png"
-    images.save(path, picture(20, 20), settings is not None and {**METADATA, "settings": settings})
-    assert nst.main(["--show", str(path)]) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith(f"nst: {path} ")
+def test_what_cannot_be_shown(tmp_path, show_made, settings, reason):
+    status, out, err = show_made(settings is not None and METADATA | {"settings": settings})
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"nst: {tmp_path / 'x.png'} ")
     assert reason in err
 
 
@@ -365,47 +248,35 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("changes", HOSTILE, ids=lambda x: str(x)[:40])
-def test_metadata_of_anyone(tmp_path, capsys, monkeypatch, changes):
+def test_metadata_of_anyone(show_made, monkeypatch, changes):
     """One sentence, or a command, and nothing that a terminal obeys."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    path = tmp_path / "x.png"
-    images.save(path, picture(20, 20), PLAIN | changes)
-    status = run_show(path)
-    out, err = capsys.readouterr()
+    status, out, err = show_made(PLAIN | changes)
     assert status == (0 if out else 2)
     assert err.count("\n") == 1
     assert (out + err).replace("\n", "").isprintable()
 
 
-def run_show(path):
-    try:
-        return nst.main(["--show", str(path)])
-    except SystemExit as done:
-        return done.code
-
-
-def test_command_writes_to_the_picture_alone(tmp_path, capsys):
-    """Whatever files a foreign picture names."""
-    path, files = tmp_path / "x.png", dict.fromkeys(("plot", "timelapse"), "precious.png")
-    settings = {**files, "save_every": 1, "num_iter": 3}
-    images.save(path, picture(20, 20), PLAIN | {"settings": settings, "result": "precious.png"})
-    assert run_show(path) == 0
-    out = capsys.readouterr().out
+def test_command_writes_to_the_picture_alone(tmp_path, show_made):
+    """Whatever files a foreign picture names, or one of version 1.0.0, in which they were settings;
+    and how far it came is told."""
+    files = dict.fromkeys(("plot", "timelapse"), "precious.png")
+    settings = {**files, "save_every": 1, "num_iter": 50}
+    status, out, err = show_made(PLAIN | {"settings": settings, "result": "precious.png"})
+    assert status == 0
     assert "precious" not in out
-    assert shlex.split(out)[-4:] == ["-r", str(path), "--num_iter", "3"]
+    assert shlex.split(out)[-4:] == ["-r", str(tmp_path / "x.png"), "--num_iter", "50"]
+    assert "3 of 50 iterations, total 3.000e-01" in err
 
 
-def test_command_is_the_one_that_was_called(tmp_path, capsys, monkeypatch):
-    images.save(tmp_path / "x.png", picture(20, 20), PLAIN)
+def test_command_is_the_one_that_was_called(show_made, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/nst", "--show", "x.png"])
-    assert run_show(tmp_path / "x.png") == 0
-    assert capsys.readouterr().out.startswith("nst -c ")
+    assert show_made(PLAIN)[1].startswith("nst -c ")
 
 
-def test_show_of_no_image(tmp_path, capsys):
+def test_show_of_no_image(tmp_path, show):
     (tmp_path / "x.png").write_text("no picture")
     for name in ("x.png", "gone.png"):
-        assert nst.main(["--show", str(tmp_path / name)]) == 2
-        out, err = capsys.readouterr()
-        assert (out, err.count("\n")) == ("", 1)
+        status, out, err = show(tmp_path / name)
+        assert (status, out, err.count("\n")) == (2, "", 1)
         assert f"cannot read {tmp_path / name}: " in err

@@ -1,43 +1,23 @@
 """Tiles against the whole picture: fields and cores, losses and gradients, runs, interrupts, who
 evaluates them."""
 
-import dataclasses
 import itertools
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, picture
+from conftest import ROOT, batch, picture, quick
 
 import nst
-from nstlib import UserError, cli, images, memory, networks, tf, tiles
+from nstlib import cli, images, memory, networks, tf, tiles
 
 FEW = {"style_layers": ("level1_conv1", "level2_conv2")}  # to be traced in a second
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # in Keras itself
-
-
-@pytest.fixture(scope="module", autouse=True)
-def narrow(tmp_path_factory):
-    """The weights file of "narrow", a VGG19 of an eighth of the channels with random weights."""
-    path, rng = tmp_path_factory.mktemp("narrow") / "narrow.h5", np.random.default_rng(0)
-    vgg19 = networks.NETWORKS["vgg19"]
-    blocks = tuple((channels // 8, number) for channels, number in vgg19.blocks)
-    networks.NETWORKS["narrow"] = network = dataclasses.replace(vgg19, blocks=blocks)
-    with h5py.File(path, "w") as file:
-        for name, shape in network.shapes.items():
-            file[f"{name}/kernel"] = rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape)
-            file[f"{name}/bias"] = rng.normal(0, 5, shape[3])
-    yield str(path)
-    del networks.NETWORKS["narrow"]
-
-
-def batch(image):
-    return tf.constant(np.float32(image)[None])
 
 
 # Fields and spans
@@ -185,11 +165,7 @@ def test_half_precision(precision, exact, narrow):
 # Runs
 
 
-def settings(**changes):
-    options = {"network": "small", "precision": "float32", "size": 120, "scales": 1, **FEW}
-    return nst.Settings(**options | {"init_noise": 0.0, "style_loss": "covariance"} | changes)
-
-
+settings = partial(quick, size=120, **FEW, content_layers=None, colors="palette")
 CONTENT, STYLE = picture(90, 120), picture(100, 90, 1)
 
 
@@ -356,17 +332,6 @@ def test_dask(lost, cluster, tmp_path, monkeypatch):
 
 
 # The command line
-
-
-@pytest.mark.parametrize("text", ["-1", "63", "many", "1.5", ""])
-def test_bad_tile(text):
-    with pytest.raises(UserError, match="--tile must be"):
-        cli.tile(text)
-
-
-@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("0", 0), ("64", 64)])
-def test_tile(text, value):
-    assert cli.tile(text) == value
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
-"""Weights files that wish the program ill: one sentence, little memory, nothing read outside."""
+"""Weights files that are none, or wish the program ill: one sentence, little memory, nothing read
+outside."""
 
 import os
 import resource
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -82,6 +84,43 @@ def test_bad_weights(tmp_path, monkeypatch, kind):
     with pytest.raises(UserError, match=r"^x\.h5 (does not hold|holds) [^;\n]*; \w"):
         networks.read_weights("x.h5", "small")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
+
+
+def cut(path):
+    whole = Path(networks.find_weights("small")).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def dense(path):
+    with h5py.File(path, "w") as file:
+        file["dense/kernel"], file["dense/bias"] = np.ones([4, 4]), np.ones(4)
+
+
+def unbiased(path):
+    write(path, lambda group, name, part, array: array if part == "kernel" else None)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: None,
+        lambda path: path.write_text("no weights at all\n" * 99),
+        Path.touch,
+        Path.mkdir,
+        lambda path: h5py.File(path, "w").close(),
+        cut,
+        dense,
+        unbiased,
+    ],
+    ids=["missing", "text", "empty", "folder", "hollow", "cut", "dense", "unbiased"],
+)
+def test_no_weights_file(tmp_path, make):
+    path = tmp_path / "x.h5"
+    make(path)
+    with pytest.raises(UserError) as error:
+        networks.feature_extractor("small", ["level1_conv1"], weights=path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("change", [lambda *found: found[-1], first("bias", linked_beside)])
