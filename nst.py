@@ -90,9 +90,7 @@ def make_objective(extractor, settings: Settings) -> Callable:
             tape.watch(image)
             features, parts = extractor(image), {}
             if content:
-                found = {
-                    x: losses.content_loss(features[x], content[x], focus[x]) for x in content
-                }
+                found = {x: losses.content_loss(features[x], content[x], focus[x]) for x in content}
                 parts["content"] = losses.weighted_content_loss(settings, found)
             if style:
                 found = {x: [losses.sums(features[x], *y.mask) for y in style[x]] for x in style}

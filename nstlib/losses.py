@@ -108,9 +108,9 @@ def content_focus(photograph: "tf.Tensor", size: tuple[int, int], strength: floa
     """T, how much each position of a layer counts in its content loss, [1, h, w, 1], 1 on average.
 
     photograph: [1, H, W, 3]; size: (h, w) of the layer. T is the photograph's standard deviation
-    within 7 x 7 positions, over the mean of that, by so much as `strength`, in 0..1, says. Not in
-    the paper: there an empty sky is to stay as empty as a face is to stay a face. Here it is left
-    to the painting.
+    within 7 x 7 positions, but at least a grey level, over the mean of that; `strength`, in 0..1,
+    says how far. Not in the paper: there an empty sky has to stay as empty as a face has to stay a
+    face. Here it is left to the painting.
     """
 
     def near(x):
@@ -118,7 +118,7 @@ def content_focus(photograph: "tf.Tensor", size: tuple[int, int], strength: floa
 
     small = tf.image.resize(photograph, size, "area")
     variance = tf.reduce_mean(near(small**2) - near(small) ** 2, -1, keepdims=True)
-    deviation = tf.sqrt(tf.maximum(variance, TINY))
+    deviation = tf.sqrt(tf.maximum(variance, 1.0))
     return 1 - strength + strength * deviation / tf.reduce_mean(deviation)
 
 

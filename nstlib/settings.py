@@ -57,6 +57,14 @@ def shortest(value) -> str:
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
+def by_network(name: str) -> str:
+    """What the help says of an option whose default is the network's own."""
+    own = {network: getattr(entry, name) for network, entry in networks.NETWORKS.items()}
+    usual = getattr(networks.Network, name)
+    others = [f"of {x} {shortest(value)}, " for x, value in own.items() if value != usual]
+    return f"{''.join(others)}else {shortest(usual)}"
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Of numbers with commas between."""
     return tuple(float(number) for number in text.split(","))
@@ -83,14 +91,14 @@ class Settings:
     """
 
     num_iter: int | None = option(
-        *(None, "iterations; of small 200, else 1000", "-n"),
+        *(None, f"iterations; {by_network('num_iter')}", "-n"),
         type=int,
         at_least=1,
         at_most=1_000_000_000,
         group="how to optimize",
     )
     learning_rate: float | None = option(
-        *(None, "of Adam at the start, in grey levels; of small 10, else 5", "-l"),
+        *(None, f"of Adam at the start, in grey levels; {by_network('learning_rate')}", "-l"),
         type=float,
         above=0,
     )
@@ -103,15 +111,17 @@ class Settings:
         1e4, "weight of the content loss", at_least=0, at_most=MAX_WEIGHT, group="what to weigh"
     )
     content_focus: float | None = option(
-        *(None, "how much more detail counts in it than flat areas; of small 1, else 0"),
+        *(None, f"how far it leaves flat areas to the painting; {by_network('content_focus')}"),
         type=float,
         at_least=0,
         at_most=1,
     )
     style_weight: float = option(1e-2, "weight of the style loss", at_least=0, at_most=MAX_WEIGHT)
-    style_loss: str | None = option(None, "how styles are compared", one_of=STYLE_LOSSES)
+    style_loss: str | None = option(
+        *(None, f"how styles are compared; {by_network('style_loss')}"), one_of=STYLE_LOSSES
+    )
     tv_weight: float | None = option(
-        *(None, "weight of the total variation: higher is smoother; of small 1, else 1e2"),
+        *(None, f"weight of the total variation: higher is smoother; {by_network('tv_weight')}"),
         type=float,
         at_least=0,
         at_most=MAX_WEIGHT,
@@ -133,12 +143,15 @@ class Settings:
         None, "image, white where a style is to be: one for each -s", action="append"
     )
     colors: str | None = option(
-        *(None, "whose colours; of small palette, else style"),
+        *(None, f"whose colours; {by_network('colors')}"),
         one_of=("style", "palette", "content", "match"),
     )
     init: str = option("content", "where to start: content, style, noise or an image file")
     init_noise: float | None = option(
-        None, "share of noise at the start; of small 0.1", type=float, at_least=0, at_most=1
+        *(None, f"share of noise at the start; {by_network('init_noise')}"),
+        type=float,
+        at_least=0,
+        at_most=1,
     )
     seed: int = option(0, "the same seed gives the same picture on the same machine", at_least=0)
     network: str = option(

@@ -93,6 +93,8 @@ def half_masks(folder: str) -> tuple[str, str]:
     return paths
 
 
+ALIKE = {"style_weight": 0.0, "init": "noise", "content_focus": 0.0}  # as in the paper
+
 # For each control the settings of its pictures; of a name with two styles both are given.
 CONTROLS = {
     "init": (
@@ -102,6 +104,7 @@ CONTROLS = {
         {"init": "noise"},
         {"init": "style"},
     ),
+    "content_focus": (("temple", "circles"), *({"content_focus": x} for x in (0.0, 0.5, 1.0))),
     "style_blend": (
         ("flower", "ink", "glass"),
         *({"style_blend": blend} for blend in ((1, 0), (7, 3), (3, 7), (0, 1))),
@@ -125,8 +128,8 @@ CONTROLS = {
     "mask": (("temple", "ink", "circles"),),
     "reconstruction": (
         ("rocket", "flowers"),
-        {"content_layers": ("level1_conv2",), "style_weight": 0.0, "init": "noise"},
-        {"content_layers": ("level4_conv2",), "style_weight": 0.0, "init": "noise"},
+        {"content_layers": ("level1_conv2",), **ALIKE},
+        {"content_layers": ("level4_conv2",), **ALIKE},
         {"style_layers": ("level1_conv1",), "content_weight": 0.0, "init": "noise"},
         {
             "style_layers": ("level1_conv1", "level2_conv1", "level3_conv1"),

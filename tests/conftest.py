@@ -285,7 +285,7 @@ def focus(photograph, height, width, strength):
     deviation = np.empty((height, width, 1))
     for y, x in np.ndindex(height, width):
         near = small[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4]
-        deviation[y, x] = np.sqrt(near.var((0, 1)).mean())
+        deviation[y, x] = max(1, np.sqrt(near.var((0, 1)).mean()))
     return 1 - strength + strength * deviation / deviation.mean()
 
 
@@ -325,8 +325,7 @@ def weighted_losses(image, content, styles, settings, weights, **how):
         return loss
 
     parts = {
-        "content": settings.content_weight
-        * average(content_loss, content_layers),
+        "content": settings.content_weight * average(content_loss, content_layers),
         "style": settings.style_weight * average(style_loss, style_layers),
         "tv": settings.tv_weight * total_variation(image),
     }

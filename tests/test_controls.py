@@ -360,6 +360,21 @@ def test_resolved_names_layers_alike():
     assert resolved.resolved() == resolved
 
 
+def test_focus_leaves_flat_areas_to_the_painting():
+    content = picture(64, 96, 4)
+    content[:, :48] = 128
+
+    def changed(focus):
+        settings = quick(size=96, num_iter=60, content_focus=focus)
+        image = nst.stylize(content, STYLE, settings).image
+        change = np.abs(np.float64(image) - content).mean((0, 2))
+        return change[:40].mean(), change[56:].mean()
+
+    (flat, detailed), (flat_in_focus, detailed_in_focus) = map(changed, (0.0, 1.0))
+    assert flat_in_focus > 1.1 * flat
+    assert detailed_in_focus < 0.95 * detailed
+
+
 # Where to start
 
 

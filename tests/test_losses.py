@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import DISTANCES, EXACT, gram, moments, total_variation
+from conftest import DISTANCES, EXACT, focus, gram, moments, total_variation
 
 from nstlib import CannotGoOn, losses, tf
 
@@ -123,6 +123,24 @@ def test_content_loss(shape):
     assert value.shape == ()
     close(value, np.mean((np.float64(features) - target) ** 2))
     assert losses.content_loss(tf.constant(features[None]), tf.constant(features[None])) == 0
+
+
+def test_content_focus():
+    photograph = random(30, 41, 3, seed=2)
+    photograph[:, :20] = photograph[0, 0]
+    for strength in (0, 0.25, 1):
+        found = losses.content_focus(tf.constant(photograph[None]), (15, 20), strength)
+        close(found[0], focus(photograph, 15, 20, strength))
+    assert found.numpy()[0, :, :6].max() < 0.2 < 1 < found.numpy()[0, :, 13:].min()
+    features, target = random(1, 15, 20, 8), random(1, 15, 20, 8, seed=1)
+    value = losses.content_loss(tf.constant(features), tf.constant(target), found)
+    close(value, np.mean(found.numpy() * (np.float64(features) - target) ** 2))
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_flat_photograph_counts_alike_everywhere(value):
+    photograph = tf.fill([1, 24, 32, 3], np.float32(value))
+    close(losses.content_focus(photograph, (12, 16), 1.0), np.ones([1, 12, 16, 1]))
 
 
 def test_content_loss_by_hand():
