@@ -69,9 +69,7 @@ def gflop(network: str, size: int, settings: nst.Settings) -> float:
     if network == "small":  # at each level, what is wanted and what comes before it
         numbers = [(int(x[5]), int(x[-1])) for x in layers]
         deepest = {level: max(c for at, c in numbers if at == level) for level, _ in numbers}
-        passes = [
-            (f"conv{c}", k + c - 2) for k, most in deepest.items() for c in range(1, most + 1)
-        ]
+        passes = [(f"conv{c}", k - 1) for k, most in deepest.items() for c in range(1, most + 1)]
     else:
         names = list(shapes)
         last = max(names.index(layer) for layer in layers)

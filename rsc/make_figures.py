@@ -104,7 +104,7 @@ CONTROLS = {
         {"init": "noise"},
         {"init": "style"},
     ),
-    "content_focus": (("temple", "circles"), *({"content_focus": x} for x in (0.0, 0.5, 1.0))),
+    "content_focus": (("temple", "circles"), *({"content_focus": x} for x in (0.0, 0.4, 1.0))),
     "style_blend": (
         ("flower", "ink", "glass"),
         *({"style_blend": blend} for blend in ((1, 0), (7, 3), (3, 7), (0, 1))),
