@@ -56,8 +56,9 @@ def read(im: ImageFile.ImageFile, srgb: bytes) -> np.ndarray:
     if image.get_typeof(profile) and image.get(profile) != srgb:
         with contextlib.suppress(pyvips.Error):  # broken, or for other channels
             image = image.icc_transform("srgb", embedded=True, depth=16)
-    values = image.copy_memory().autorot().numpy()  # in memory, where rows come in any order
-    values = values.reshape(*values.shape[:2], -1)  # grey has one channel, or none
+    upright = image.copy_memory().autorot()  # in memory, where rows come in any order
+    # Grey comes with fewer axes, and so does a single pixel.
+    values = upright.numpy().reshape(upright.height, upright.width, upright.bands)
     return np.broadcast_to(values, (*values.shape[:2], 3)) / np.float32(257)
 
 

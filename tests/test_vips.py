@@ -236,3 +236,8 @@ def test_gallery_has_no_depth(tmp_path, monkeypatch, capsys):
     argv = {"-c": "photos", "-s": "photos", "-r": "x.png", "--depth": 16}
     assert nst.main(arguments(argv, [])) == 2
     assert "--depth is for one picture" in capsys.readouterr().err
+
+
+def test_a_single_pixel(tmp_path):
+    Image.fromarray(np.full((1, 1), 40000, np.uint16)).save(tmp_path / "pixel.png")
+    assert images.load(tmp_path / "pixel.png", 32).shape == (32, 32, 3)
