@@ -11,7 +11,7 @@ units of it.
 import argparse
 from functools import partial
 
-from speed import PAIRS, losses_of_classic, plain_model
+from speed import CLASSIC, PAIRS, losses_of_classic, plain_model
 from tables import print_table
 
 import nst
@@ -43,7 +43,7 @@ def main() -> None:
     size, steps, num_iter = (128, 100, 40) if quick else (512, 1000, 200)
     betas, names = (BETAS[::4], NAMES[:1]) if quick else (BETAS, NAMES)
     files = {path.stem: path for pair in PAIRS for path in pair}
-    alike = {"network": "small", "size": size, "colors": "style"}  # as the classic loop sees them
+    alike = {**CLASSIC, "size": size}
     settings = nst.Settings(**alike, num_iter=num_iter)
     exact = nst.Settings(**alike, precision="float32").resolved()
     model = plain_model(exact)

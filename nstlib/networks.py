@@ -73,7 +73,7 @@ class Network:
     num_iter: int = 1000
     learning_rate: float = 5.0  # of Adam, in grey levels
     init_noise: float = 0.0
-    content_focus: float = 0.0  # VGG's deeper layers see little in an empty sky by themselves
+    content_focus: float = 0.0  # as in the paper
     tv_weight: float = 1e2
     # Style layers of fewer positions across are left out: so few tell more of where things are in
     # the painting than of its manner, and would bring its figures into the picture.

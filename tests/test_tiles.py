@@ -127,7 +127,7 @@ def both(tile, shape, narrow, styles=1, masks=(), **changes):
         (64, (80, 111), {**FEW, "content_weight": 0, "style_loss": "covariance", "pooling": "avg"}),
         (64, (80, 111), {"style_weight": 0, "tv_weight": 0}),
         (1000, (80, 111), {"style_layers": ["level3_conv1"]}),
-        (64, (150, 210), {"network": "narrow"}),
+        (64, (150, 210), {"network": "narrow", "content_focus": 1.0}),
         (80, (129, 97), {"network": "narrow", "style_loss": "wasserstein", "pooling": "blur"}),
         (64, (97, 129), {"network": "narrow", "pooling": "avg", "content_layers": ["conv3_2"]}),
     ],
