@@ -212,6 +212,11 @@ class Interrupts:
         """What a shell expects of a program ended by a signal, or 0."""
         return self.signal and 128 + self.signal
 
+    @property
+    def raised(self) -> bool:
+        """Whether one was raised: what comes out may be another error, in which Keras wraps it."""
+        return bool(self.signal) and not self.hold
+
     def __enter__(self) -> "Interrupts":
         numbers = signal.SIGINT, signal.SIGTERM
         self._before = {number: signal.signal(number, self._note) for number in numbers}
@@ -241,14 +246,18 @@ def answer(work: Callable[[Sequence[str], Interrupts], int], argv: Sequence[str]
     with Interrupts() as interrupts:
         try:
             return work(argv, interrupts)
-        except UserError as error:
+        except (Exception, KeyboardInterrupt) as error:
+            status = 2
+            if isinstance(error, KeyboardInterrupt) or interrupts.raised:
+                status = interrupts.exit_status
+                sentence = "stopped before there was a picture; nothing is saved"
+            elif isinstance(error, UserError):
+                sentence = str(error)
+            elif isinstance(error, MemoryError):
+                sentence = memory.LACK
+            else:
+                raise
             if "--debug" in argv:
                 traceback.print_exc()
-            say(f"nst: {error}")
-            return 2
-        except MemoryError:
-            say(f"nst: {memory.LACK}")
-            return 2
-        except KeyboardInterrupt:
-            say("nst: stopped before there was a picture; nothing is saved")
-            return interrupts.exit_status
+            say(f"nst: {sentence}")
+            return status

@@ -473,6 +473,15 @@ def test_failed_save_rescues_the_picture(out, finish, capsys, cut_short):
     assert (images.load(rescue) == picture(32, 48)).all()
 
 
+def test_interrupt_that_keras_wraps(out, monkeypatch, capsys):
+    """In an error of its own, while it asks what a layer makes of its input."""
+    networks._compiled_extractor.cache_clear()
+    monkeypatch.setattr(networks, "_halve", lambda features: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(out, "--network", "small", *map(str, QUICK)) == 143
+    assert capsys.readouterr().err == "nst: stopped before there was a picture; nothing is saved\n"
+    assert not list(out.iterdir())
+
+
 def test_interrupt_after_the_last_iteration(out, monkeypatch):
     """While the picture is on its way to the file, it is not lost either."""
     make_result = nst.Result
