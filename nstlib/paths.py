@@ -17,6 +17,8 @@ from typing import BinaryIO
 
 from nstlib import UserError
 
+STRANDED = "the working folder is gone; change to another"
+
 
 def why(error: BaseException) -> str:
     """What an error says, in one line."""
@@ -188,7 +190,8 @@ def _asking(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot write {path}: {why(error)}; choose another place") from error
+        reason = STRANDED if _is_stranded() else f"{why(error)}; choose another place"
+        raise UserError(f"cannot write {path}: {reason}") from error
 
 
 def _mode(path: str | os.PathLike) -> int:
@@ -199,13 +202,20 @@ def _mode(path: str | os.PathLike) -> int:
         return 0
 
 
+def _is_stranded() -> bool:
+    """Whether the working folder is gone, so that names without a folder tell nothing."""
+    try:
+        Path.cwd()
+    except OSError:
+        return True
+    return False
+
+
 def _why_unreadable(path: str | os.PathLike, error: Exception) -> str:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        try:
-            folder = Path(path).absolute().parent
-        except OSError:
-            return "no such file, as the working folder is gone; change to another"
-        return f"no such file (looked in {folder}); check the name"
+        if _is_stranded():
+            return STRANDED
+        return f"no such file (looked in {Path(path).absolute().parent}); check the name"
     if isinstance(error, IsADirectoryError):
         return "it is a folder; name a file in it"
     if isinstance(error, PermissionError):
