@@ -12,7 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
-if Path(*sys.argv[:1]).stem == "nst":  # run as a command
+# Run as a command; not for cli.importable, which imports it once more while it runs.
+if Path(*sys.argv[:1]).stem == "nst" and "nstlib" not in sys.modules:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules load
     sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
 

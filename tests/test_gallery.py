@@ -348,6 +348,21 @@ def test_interrupted_gallery_is_finished_by_the_next_run(folders, monkeypatch, c
     assert changed.sum() > 3 * 75 * 50
 
 
+def test_interrupted_gallery_of_the_script(folders):
+    """Which imports itself once more, under the name by which Dask's workers find it."""
+    argv = arguments({"-c": "photos", "-s": "art", "-r": "sheet.png"}, [*QUICK, "-n", 10**6, "-v"])
+    command = [sys.executable, ROOT / "nst.py", *argv]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        while "used at" not in process.stderr.readline():  # of the first picture's sources
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert "Stopped with 0 of 6 pictures done" in process.communicate(timeout=300)[1]
+        assert process.returncode == 130
+    finally:
+        process.kill()
+
+
 def test_progress_is_smooth_and_ends_full(folders):
     bar = tqdm(total=2, file=io.StringIO())
     seen = []
