@@ -339,8 +339,7 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
         options = {"tile": args.tile, "workers": workers, "on_part": on_part}
         result = stylize(args.content, args.style, settings, on_step, **options)
     outputs.save(result)
-    tell = cli.say if sys.stderr.isatty() else log.info
-    tell(f"the result is in {args.result}")
+    cli.say_where(args.result)
     if isinstance(result.cut_short, UserError):
         raise UserError(f"{result.cut_short}; the last good picture is in {args.result}")
     if interrupts.signal:

@@ -188,6 +188,12 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def say_where(path: str | os.PathLike) -> None:
+    """Say where the result is, on a terminal or where -v asks for it."""
+    tell = say if sys.stderr.isatty() else log.info
+    tell(f"the result is in {path}")
+
+
 def open_streams() -> None:
     """Stand-ins for standard streams that are closed, so that no file takes their numbers."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):

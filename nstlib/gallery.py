@@ -266,17 +266,19 @@ def _keep(cell: Cell, result, settings) -> None:
 
 def paint_cells(cells, settings, paint: Callable, interrupts, bar) -> Iterator[tuple]:
     """(cell, its Result or an exception) for each in turn; ends early after an interrupt."""
-    start, stopped = 0, False
+    start, title, stopped = 0, "", False
 
     def on_step(step):
         nonlocal stopped
+        bar.set_description(title, refresh=False)
         bar.update(start + step.progress - bar.n)
         stopped = bool(interrupts.signal)
         return not stopped
 
     for cell in cells:
-        start = bar.n
-        bar.set_description(f"{start + 1:.0f}/{bar.total} {cell.path.stem}")
+        if not title:  # and no step yet: what comes before the first takes seconds
+            bar.set_description("tracing")
+        start, title = bar.n, f"{bar.n + 1:.0f}/{bar.total} {cell.path.stem}"
         try:
             result = paint(cell.content, list(cell.styles), settings, on_step)
         except Exception as error:
@@ -298,6 +300,7 @@ def _write_sheet(gallery: Gallery, done: set[Cell], settings) -> None:
         rows.append([(side_by_side([content]), row), *results])
     made = provenance.metadata(gallery.given, gallery.result, settings, {}, settings.num_iter)
     images.save(gallery.result, sheet(rows), made)
+    cli.say_where(gallery.result)
 
 
 @contextmanager

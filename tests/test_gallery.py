@@ -306,8 +306,9 @@ def test_options_for_one_picture_are_refused():
 
 def test_a_sheet_of_another_kind_is_replaced_not_without_a_word(folders, calls, caplog):
     images.save("sheet.png", picture(8, 8))
-    main()
+    main("-v")
     assert "sheet.png is there already" in caplog.text
+    assert caplog.messages[-1] == "the result is in sheet.png"
 
 
 # Interrupts
@@ -365,16 +366,19 @@ def test_interrupted_gallery_of_the_script(folders):
 
 def test_progress_is_smooth_and_ends_full(folders):
     bar = tqdm(total=2, file=io.StringIO())
-    seen = []
+    seen, titles = [], []
 
     def paint(content, styles, settings, on_step):
+        titles.append(bar.desc)
         for step in range(5):
             on_step(SimpleNamespace(progress=step / 4))
             seen.append(bar.n)
+        titles.append(bar.desc)
 
     cell = gallery.Cell(Path("photos/a.png"), (Path("art/x.png"),), Path("sheet/a_x.png"))
     list(gallery.paint_cells([cell, cell], SETTINGS, paint, cli.Interrupts(), bar))
     assert seen == [0, 0.25, 0.5, 0.75, 1, 1, 1.25, 1.5, 1.75, 2]
+    assert titles == ["tracing: ", "1/2 a_x: ", "1/2 a_x: ", "2/2 a_x: "]
 
 
 # The sheet
