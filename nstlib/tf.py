@@ -18,6 +18,8 @@ from nstlib import UserError
 @functools.cache
 def _tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Off by default on CPUs without VNNI; there convolutions are half again as fast with it.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # Keras may be set up for another library, or another version of it, elsewhere on this machine.
     os.environ.update(KERAS_BACKEND="tensorflow", TF_USE_LEGACY_KERAS="0")
     logging.getLogger("nst").info("loading TensorFlow")
