@@ -64,9 +64,9 @@ def read(path: str | Path) -> tuple[list[str], str]:
         losses = "".join(f", {x} {found['losses'][x]:.3e}" for x in LOSSES if x in found["losses"])
         iterations = f"{found['iterations']:d} of {settings.num_iter}"
     except Exception as error:  # anything may be wrong with what anyone may have written
+        cause = "it was edited" if version == __version__ else f"show it with nst {version}"
         raise UserError(
-            f"{path} was made with options that nst {__version__} does not know; "
-            f"show it with nst {version}"
+            f"{path} was made with options that nst {__version__} does not know; {cause}"
         ) from error
     return argv, (
         f"made by nst {version}, network {settings.network}, {iterations} iterations{losses}"

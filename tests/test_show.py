@@ -224,6 +224,11 @@ def test_what_cannot_be_shown(tmp_path, show_made, settings, reason):
     assert reason in err
 
 
+def test_what_this_version_cannot_have_made(show_made):
+    settings = {"network": "vgg99"}
+    assert "it was edited" in show_made(PLAIN | {"settings": settings, "version": __version__})[2]
+
+
 PLAIN = {**METADATA, "style": ["a.png"], "settings": {"precision": "float32"}}
 HUGE = 10**400
 HOSTILE = [
