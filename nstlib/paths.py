@@ -190,7 +190,7 @@ def _asking(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = STRANDED if _is_stranded() else f"{why(error)}; choose another place"
+        reason = STRANDED if _is_stranded(path) else f"{why(error)}; choose another place"
         raise UserError(f"cannot write {path}: {reason}") from error
 
 
@@ -202,10 +202,10 @@ def _mode(path: str | os.PathLike) -> int:
         return 0
 
 
-def _is_stranded() -> bool:
-    """Whether the working folder is gone, so that names without a folder tell nothing."""
+def _is_stranded(path: str | os.PathLike) -> bool:
+    """Whether a name is relative to a working folder that is gone."""
     try:
-        Path.cwd()
+        Path(path).absolute()
     except OSError:
         return True
     return False
@@ -213,7 +213,7 @@ def _is_stranded() -> bool:
 
 def _why_unreadable(path: str | os.PathLike, error: Exception) -> str:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        if _is_stranded():
+        if _is_stranded(path):
             return STRANDED
         return f"no such file (looked in {Path(path).absolute().parent}); check the name"
     if isinstance(error, IsADirectoryError):
