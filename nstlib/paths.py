@@ -212,9 +212,13 @@ def _is_stranded(path: str | os.PathLike) -> bool:
 
 
 def _why_unreadable(path: str | os.PathLike, error: Exception) -> str:
+    if not os.fspath(path):
+        return "its name is empty; name a file"
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         if _is_stranded(path):
             return STRANDED
+        if os.path.islink(path):  # noqa: PTH114
+            return f"it is a link to {os.readlink(path)}, which is not there; mend the link"  # noqa: PTH115
         return f"no such file (looked in {Path(path).absolute().parent}); check the name"
     if isinstance(error, IsADirectoryError):
         return "it is a folder; name a file in it"

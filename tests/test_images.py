@@ -482,6 +482,7 @@ def one_sentence(error, start):
 
 
 HEIC = struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(500)
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n"
 BOMB = png(100_000, 100_000, 8, 2, [bytes(10)])
 
 
@@ -493,6 +494,7 @@ BOMB = png(100_000, 100_000, 8, 2, [bytes(10)])
         ("IMG_0001.HEIC", HEIC, "HEIC image; convert it to JPEG or PNG first"),
         ("renamed.jpg", HEIC, "HEIC image; convert it to JPEG or PNG first"),
         ("bomb.png", BOMB, "more than 4295 megapixels; make it smaller"),
+        ("drawing.eps", EPS, "unknown format; convert it to JPEG or PNG first"),
         ("movie.mp4", HEIC.replace(b"ftypheic", b"ftypisom"), "damaged or of an unknown format"),
     ],
 )

@@ -76,6 +76,13 @@ def test_links_in_a_circle(place, use):
     assert "symbolic links" in complaint(use, "x.png")
 
 
+@pytest.mark.parametrize("use", READS)
+def test_link_to_what_is_not_there(place, use):
+    """A name that `ls` shows is not said to be none."""
+    Path("x.png").symlink_to("gone.png")
+    assert "it is a link to gone.png, which is not there; mend the link" in complaint(use, "x.png")
+
+
 @pytest.mark.parametrize("use", [*READS, "result"])
 def test_name_too_long(place, use):
     assert "name too long" in complaint(use, "n" * 300 + ".png")
@@ -89,6 +96,18 @@ def test_working_folder_is_gone(place, use):
     message = complaint(use, "x.png")
     os.chdir(place)
     assert "the working folder is gone; change to another" in message
+
+
+def test_whole_name_needs_no_working_folder(place):
+    """Where that is gone, what is wrong with a name that does not depend on it is still said."""
+    os.mkdir("gone")  # noqa: PTH102 (relative, as all below)
+    os.chdir("gone")
+    os.rmdir("../gone")  # noqa: PTH106
+    images.check_result_path(place / "out.png")
+    read, written = complaint("picture", place / "x.png"), complaint("result", place / "a/x.png")
+    os.chdir(place)
+    assert f"no such file (looked in {place})" in read
+    assert f"there is no folder {place / 'a'}" in written
 
 
 @pytest.mark.parametrize("use", [*READS, "result"])
@@ -105,6 +124,11 @@ def test_open_pipe_is_not_called_empty(use):
     assert "pipe" in complaint(use, f"/dev/fd/{read}")
     os.close(read)
     os.close(write)
+
+
+@pytest.mark.parametrize("use", READS)
+def test_empty_name(place, use):
+    assert complaint(use, "") == "cannot read : its name is empty; name a file"
 
 
 @pytest.mark.parametrize("use", [*USES])
