@@ -69,8 +69,7 @@ def take_targets(extractor, settings: Settings, content, styles, masks=()) -> di
     if settings.content_weight:
         for layer in networks.layer_weights(settings.network, settings.content_layers):
             targets["content"][layer] = tf.cast(features[layer], tf.float32)
-            size, strength = sizes[layer], settings.content_focus
-            targets["focus"][layer] = losses.content_focus(content, size, strength)
+            targets["focus"][layer] = losses.content_focus(settings, content, sizes[layer])
     if settings.style_weight:
         layers = networks.layer_weights(settings.network, settings.style_layers)
         samples = [{x: losses.sums(f[x]) for x in layers} for f in map(extractor, styles)]

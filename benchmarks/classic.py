@@ -35,10 +35,8 @@ class Classic:
 
     def loss(self, image):
         settings, features = self.settings, self.model(image)
-        content = {
-            x: tf.reduce_mean((features[x] - p) ** 2) for x, p in self.targets["content"].items()
-        }
-        wanted = self.targets["style"]
+        photograph, focus, wanted = (self.targets[x] for x in ("content", "focus", "style"))
+        content = {x: tf.reduce_mean(focus[x] * (features[x] - photograph[x]) ** 2) for x in focus}
         style = {x: [sums(features[x])] for x in wanted}
         vertical = tf.reduce_mean((image[:, 1:] - image[:, :-1]) ** 2)
         horizontal = tf.reduce_mean((image[:, :, 1:] - image[:, :, :-1]) ** 2)

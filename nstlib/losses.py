@@ -104,16 +104,20 @@ def content_loss(
     return tf.reduce_mean(focus * squares)
 
 
-def content_focus(photograph: "tf.Tensor", size: tuple[int, int], strength: float) -> "tf.Tensor":
-    """T, how much each position of a layer counts in its content loss, [1, h, w, 1], 1 on average.
+def content_focus(settings, photograph: "tf.Tensor", size: tuple[int, int]) -> "tf.Tensor":
+    """T, how much each position of a layer counts in its content loss, [1, h, w, 1].
 
-    photograph: [1, H, W, 3]; size: (h, w) of the layer. T is the photograph's standard deviation
-    within 7 x 7 positions, but at least a grey level, over the mean of that; `strength`, in 0..1,
-    says how far. Not in the paper: there an empty sky has to stay as empty as a face has to stay a
-    face. Here it is left to the painting.
+    settings: resolved; photograph: [1, H, W, 3]; size: (h, w) of the layer. D is the photograph's
+    standard deviation within 7 x 7 positions, but at least 5 grey levels. With a strength s, the
+    content_focus, T is 1 - s + s·D / mean(D). Not in the paper: there an empty sky has to stay as
+    empty as a face has to stay a face. Here it is left to the painting.
+
+    Of a network with a contrast C, in grey levels, T is that times C² / mean(D²), so that a pale
+    photograph counts as much as any, and so does one in a dark painting's colours. Beside style
+    losses that are relative to the style's variance little would be left of them.
     """
-
-    if not strength:  # as in the paper
+    strength, contrast = settings.content_focus, networks.NETWORKS[settings.network].contrast
+    if not strength and contrast is None:  # as in the paper
         return tf.ones([1, *size, 1])
 
     def near(x):
@@ -121,8 +125,10 @@ def content_focus(photograph: "tf.Tensor", size: tuple[int, int], strength: floa
 
     small = tf.image.resize(photograph, size, "area")
     variance = tf.reduce_mean(near(small**2) - near(small) ** 2, -1, keepdims=True)
-    deviation = tf.sqrt(tf.maximum(variance, 1.0))
-    return 1 - strength + strength * deviation / tf.reduce_mean(deviation)
+    variance = tf.maximum(variance, 25.0)
+    deviation = tf.sqrt(variance)
+    focus = 1 - strength + strength * deviation / tf.reduce_mean(deviation)
+    return focus if contrast is None else focus * contrast**2 / tf.reduce_mean(variance)
 
 
 def style_loss(gram: "tf.Tensor", target: "tf.Tensor") -> "tf.Tensor":

@@ -74,6 +74,7 @@ class Network:
     learning_rate: float = 5.0  # of Adam, in grey levels
     init_noise: float = 0.0
     content_focus: float = 0.0  # as in the paper
+    contrast: float | None = None  # see losses.content_focus; None: the photograph's own
     tv_weight: float = 1e2
     # Style layers of fewer positions across are left out: so few tell more of where things are in
     # the painting than of its manner, and would bring its figures into the picture.
@@ -398,7 +399,7 @@ NETWORKS = {
     "small": Pyramid(
         levels=5,
         channels=(40, 80),
-        content_layers=("level2_conv2=0.25", "level3_conv2"),
+        content_layers=("level2_conv2=0.25", "level3_conv2", "level5_conv2=0.5"),
         style_layers=tuple(f"level{level}_conv{c}" for c in (1, 2) for level in range(1, 6)),
         style_loss="wasserstein",
         colors="palette",
@@ -407,6 +408,7 @@ NETWORKS = {
         learning_rate=10.0,
         init_noise=0.1,
         content_focus=0.4,
+        contrast=25.0,
         tv_weight=1.0,
         least_positions=20,
         weights="small.h5",

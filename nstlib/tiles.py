@@ -311,7 +311,7 @@ class Tiled:
         tiles = self._tiles(pictures)
         sizes = {layer: size for tile in tiles for layer, size in tile.sizes.items()}
         for layer in self.content:
-            focus = losses.content_focus(content, sizes[layer], self.settings.content_focus)
+            focus = losses.content_focus(self.settings, content, sizes[layer])
             targets["focus"][layer] = focus.numpy()
         if self.content and self.keeps:
             targets["content"] = self._activations(pictures, tiles)

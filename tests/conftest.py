@@ -279,14 +279,15 @@ def shrink(mask, height, width):
     return shares(mask.shape[0], height) @ mask @ shares(mask.shape[1], width).T
 
 
-def focus(photograph, height, width, strength):
+def focus(photograph, height, width, strength, contrast=None):
     """How much each position of a layer counts in its content loss, [height, width, 1]."""
     small = np.stack([shrink(x, height, width) for x in np.moveaxis(photograph, -1, 0)], -1)
     deviation = np.empty((height, width, 1))
     for y, x in np.ndindex(height, width):
         near = small[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4]
-        deviation[y, x] = max(1, np.sqrt(near.var((0, 1)).mean()))
-    return 1 - strength + strength * deviation / deviation.mean()
+        deviation[y, x] = max(5, np.sqrt(near.var((0, 1)).mean()))
+    scale = contrast**2 / np.mean(deviation**2) if contrast else 1
+    return scale * (1 - strength + strength * deviation / deviation.mean())
 
 
 def weighted_losses(image, content, styles, settings, weights, **how):
@@ -310,7 +311,8 @@ def weighted_losses(image, content, styles, settings, weights, **how):
         return sum(w * loss(x) for x, w in layers.items()) / sum(layers.values())
 
     def content_loss(layer):
-        weights = focus(content, *seen[layer].shape[:2], settings.content_focus)
+        contrast = networks.NETWORKS[settings.network].contrast
+        weights = focus(content, *seen[layer].shape[:2], settings.content_focus, contrast)
         return np.mean(weights * (seen[layer] - wanted[layer]) ** 2)
 
     def style_loss(layer):

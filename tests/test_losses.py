@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from conftest import DISTANCES, EXACT, focus, gram, moments, total_variation
 
-from nstlib import CannotGoOn, losses, tf
+import nst
+from nstlib import CannotGoOn, losses, networks, tf
 
 
 def random(*shape, seed=0):
@@ -125,13 +126,17 @@ def test_content_loss(shape):
     assert losses.content_loss(tf.constant(features[None]), tf.constant(features[None])) == 0
 
 
-def test_content_focus():
+@pytest.mark.parametrize("network", ["vgg19", "small"])
+def test_content_focus(network):
+    contrast = networks.NETWORKS[network].contrast
     photograph = random(30, 41, 3, seed=2)
     photograph[:, :20] = photograph[0, 0]
     for strength in (0, 0.25, 1):
-        found = losses.content_focus(tf.constant(photograph[None]), (15, 20), strength)
-        close(found[0], focus(photograph, 15, 20, strength))
-    assert found.numpy()[0, :, :6].max() < 0.2 < 1 < found.numpy()[0, :, 13:].min()
+        settings = nst.Settings(network=network, content_focus=strength)
+        found = losses.content_focus(settings, tf.constant(photograph[None]), (15, 20))
+        close(found[0], focus(photograph, 15, 20, strength, contrast))
+    mean = found.numpy().mean()
+    assert found.numpy()[0, :, :6].max() < 0.6 * mean < mean < found.numpy()[0, :, 13:].min()
     features, target = random(1, 15, 20, 8), random(1, 15, 20, 8, seed=1)
     value = losses.content_loss(tf.constant(features), tf.constant(target), found)
     close(value, np.mean(found.numpy() * (np.float64(features) - target) ** 2))
@@ -140,7 +145,17 @@ def test_content_focus():
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_a_flat_photograph_counts_alike_everywhere(value):
     photograph = tf.fill([1, 24, 32, 3], np.float32(value))
-    close(losses.content_focus(photograph, (12, 16), 1.0), np.ones([1, 12, 16, 1]))
+    settings = nst.Settings(content_focus=1.0)
+    close(losses.content_focus(settings, photograph, (12, 16)), np.ones([1, 12, 16, 1]))
+
+
+@pytest.mark.parametrize(("network", "times"), [("vgg19", 1), ("small", 4)])
+def test_content_counts_as_much_in_a_pale_photograph(network, times):
+    """Squared differences are a quarter where the contrast is a half."""
+    settings = nst.Settings(network=network).resolved()
+    photographs = random(1, 30, 40, 3), random(1, 30, 40, 3) / 2
+    vivid, pale = (losses.content_focus(settings, x, (30, 40)) for x in photographs)
+    close(pale, times * vivid.numpy())
 
 
 def test_content_loss_by_hand():
