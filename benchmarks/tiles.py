@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""What tiles cost: time per pixel beside the whole picture, peak memory, and where the time goes.
+"""How exact tiles are and what they cost: time per pixel beside the whole picture, peak memory,
+and where the time goes.
 
-    python benchmarks/tiles.py [--quick] [time] [memory] [workers]
+    python benchmarks/tiles.py [--quick] [exact] [time] [memory] [workers]
 
 Prints the tables of benchmarks/README.md: hours of them without --quick.
 """
@@ -20,7 +21,7 @@ from speed import PAIRS, ROOT, seconds, vgg19_weights
 from tables import print_table, print_tables
 
 import nst
-from nstlib import networks, tf, tiles
+from nstlib import images, networks, sources, tf, tiles
 
 NETWORKS = ("small", "vgg19")
 
@@ -32,6 +33,59 @@ def weights_of(network: str) -> str:
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Some image, [1, H, W, 3]; what is on it makes no difference to the time."""
     return np.random.default_rng(seed).uniform(0, 255, (1, height, width, 3)).astype(np.float32)
+
+
+# How exact they are
+
+
+def half_masks(folder: str) -> tuple[str, str]:
+    """Two masks, the left and the right of a picture, with a soft edge."""
+    right = np.broadcast_to(np.linspace(0, 255, 96)[:, np.newaxis], [64, 96, 3])
+    paths = f"{folder}/left.png", f"{folder}/right.png"
+    for path, mask in zip(paths, (255 - right, right), strict=True):
+        images.save(path, mask)
+    return paths
+
+
+def errors(settings, cuts, content, styles) -> list[list[str]]:
+    """Of tiles against the whole, relative to it: of the loss, and of the gradient's norm."""
+    settings, extractor = nst.load_network(settings)
+    found = sources.load_sources(content, styles, settings).in_colors(settings).at(1.0)
+    noisy = found[0] + np.random.default_rng(0).normal(0, 20, found[0].shape)
+    image = tf.constant(noisy, tf.float32)
+    targets = nst.take_targets(extractor, settings, *found)
+    parts, gradient = nst.make_objective(extractor, settings)(targets, image)
+    whole, gradient = float(parts["total"]), gradient.numpy()
+    del targets, parts  # as many activations
+    rows = []
+    for tile in cuts:
+        tiled = tiles.Tiled(settings, tile, tiles.Devices(), lambda *_: None)
+        parts, other = tiled.objective(tiled.take_targets(*found), image)
+        loss = abs(parts["total"] / whole - 1)
+        error = np.linalg.norm(other - gradient) / np.linalg.norm(gradient)
+        name = f"`{settings.network}`, {settings.size} pixels" + ", masks" * bool(settings.mask)
+        rows.append([f"{name}, tiles of {tile}", f"{loss:.0e}", f"{error:.0e}"])
+    return rows
+
+
+def exactness(quick: bool) -> None:
+    print("## Tiles beside the whole\n", flush=True)
+    size, cuts = (128, (64,)) if quick else (1100, (256, 512, 1024))
+    content, style = PAIRS[0]
+    rows, levels = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        masks = half_masks(folder)
+        for network in NETWORKS[:1] if quick else NETWORKS:
+            own = {"network": network, "weights": weights_of(network), "precision": "float32"}
+            own = partial(nst.Settings, **own)
+            rows += errors(own(size=size), cuts, content, [style])
+            rows += errors(own(size=size, mask=masks), cuts, content, [style, style])
+            short = own(size=size // 2, num_iter=20, scales=1)
+            one, other = (nst.stylize(content, style, short, tile=x).image for x in (0, cuts[0]))
+            most = np.abs(np.int32(one) - other).max()
+            levels.append([f"`{network}`, {short.size} pixels, tiles of {cuts[0]}", f"{most}"])
+    print_table(["relative error", "of the loss", "of the gradient"], rows)
+    print_table(["after 20 iterations", "grey levels of difference at most"], levels)
 
 
 # Time per pixel
@@ -138,37 +192,42 @@ def memory(quick: bool) -> None:
 # Workers of a cluster
 
 
-def workers(quick: bool) -> None:
-    print("## Dask workers of one thread\n", flush=True)
-    size, tile, rows = (256, "96", []) if quick else (1024, "256", [])
-    times = {}
+def seconds_a_step(number: int, network: str, size: int, tile: int) -> float:
+    """Of a picture in tiles, on so many workers of one thread each; the program itself, and the
+    scheduler, are on the same machine."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    dask = [sys.executable, "-m"]
-    for number in (1, 2):
-        port = 18786 + number
-        start = partial(subprocess.Popen, env=environment, stderr=subprocess.DEVNULL)
-        address = f"tcp://127.0.0.1:{port}"
-        processes = [
-            start([*dask, "distributed.cli.dask_scheduler", "--port", str(port), "--no-dashboard"])
-        ]
-        for _ in range(number):
-            options = ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
-            processes.append(start([*dask, "distributed.cli.dask_worker", address, *options]))
-        time.sleep(10)
-        try:
-            options = ["--network", "small", "--size", str(size), "--tile", tile, "-n", "5"]
-            times[number] = command(*options, "--precision", "float32", "--dask", address)[1]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        rows.append([f"{number}", f"{times[number]:.2f}", f"{times[1] / times[number]:.2f}"])
-    print_table([f"workers, {size} pixels in tiles of {tile}", "s per step", "times as fast"], rows)
+    start = partial(subprocess.Popen, env=environment, stderr=subprocess.DEVNULL)
+    dask, port = [sys.executable, "-m"], str(18786 + number)
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = [*dask, "distributed.cli.dask_scheduler", "--port", port, "--no-dashboard"]
+    worker = [*dask, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
+    processes = [start(scheduler), *(start([*worker, "--no-dashboard"]) for _ in range(number))]
+    time.sleep(10)
+    try:
+        options = ["--network", network, "--weights", weights_of(network), "--size", str(size)]
+        options += ["--tile", str(tile), "-n", "3", "--precision", "float32", "--dask", address]
+        return command(*options)[1]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def workers(quick: bool) -> None:
+    print("## Dask workers of one thread\n", flush=True)
+    cases = [("small", 256, 96)] if quick else [("small", 1024, 256), ("vgg19", 512, 256)]
+    rows = []
+    for case in cases:
+        one, two = (seconds_a_step(number, *case) for number in (1, 2))
+        network, size, tile = case
+        name = f"`--network {network} --size {size} --tile {tile}`"
+        rows.append([name, f"{one:.2f}", f"{two:.2f}", f"{one / two:.2f}"])
+    print_table(["seconds a step", "one worker", "two", "times as fast"], rows)
 
 
 def main() -> None:
-    tables = {"time": per_pixel, "memory": memory, "workers": workers}
+    tables = {"exact": exactness, "time": per_pixel, "memory": memory, "workers": workers}
     print_tables(tables, __doc__.splitlines()[0], f"TensorFlow {tf.__version__}")
 
 
