@@ -88,11 +88,16 @@ def test_name_too_long(place, use):
     assert "name too long" in complaint(use, "n" * 300 + ".png")
 
 
-@pytest.mark.parametrize("use", [*READS, "result"])
-def test_working_folder_is_gone(place, use):
-    os.mkdir("gone")  # noqa: PTH102 (relative, as all below)
+def strand():
+    """Into a working folder that is gone."""
+    os.mkdir("gone")  # noqa: PTH102 (relative, as both below)
     os.chdir("gone")
     os.rmdir("../gone")  # noqa: PTH106
+
+
+@pytest.mark.parametrize("use", [*READS, "result"])
+def test_working_folder_is_gone(place, use):
+    strand()
     message = complaint(use, "x.png")
     os.chdir(place)
     assert "the working folder is gone; change to another" in message
@@ -100,9 +105,7 @@ def test_working_folder_is_gone(place, use):
 
 def test_whole_name_needs_no_working_folder(place):
     """Where that is gone, what is wrong with a name that does not depend on it is still said."""
-    os.mkdir("gone")  # noqa: PTH102 (relative, as all below)
-    os.chdir("gone")
-    os.rmdir("../gone")  # noqa: PTH106
+    strand()
     images.check_result_path(place / "out.png")
     read, written = complaint("picture", place / "x.png"), complaint("result", place / "a/x.png")
     os.chdir(place)
