@@ -60,10 +60,11 @@ log = logging.getLogger("nst")
 def take_targets(extractor, settings: Settings, content, styles, masks=()) -> dict:
     """What the losses compare with: the photograph's activations, the paintings' sums over them.
 
-    content: [1, H, W, 3]; styles: a list of such, of any size; masks: where each style is to be,
-    [1, H, W, 1] in 0..1. Returns {"content": {layer: activation}, "focus": {layer: what
+    content: [1, H, W, 3] in 0..255; styles: a list of such, of any size; masks: where each style is
+    to be, [1, H, W, 1] in 0..1. Returns {"content": {layer: activation}, "focus": {layer: what
     losses.content_focus gives}, "style": {layer: what losses.wanted_sums gives}}.
     """
+    content, *styles = (tf.cast(image, tf.float32) for image in (content, *styles))
     targets, features = {"content": {}, "focus": {}, "style": {}}, extractor(content)
     sizes = {layer: x.shape[1:3] for layer, x in features.items()}
     if settings.content_weight:
@@ -107,8 +108,8 @@ class Enough(Exception):
     """The iterations are used up or gain too little, or no more are wanted."""
 
 
-def minimize(objective: Callable, start: "tf.Tensor", settings: Settings, num_iter: int, report):
-    """Optimize the pixels of an image, [1, H, W, 3], for at most so many iterations.
+def minimize(objective: Callable, image: "tf.Variable", settings: Settings, num_iter: int, report):
+    """Optimize the pixels of an image, [1, H, W, 3], for at most so many iterations, in place.
 
     objective: image -> (losses by name, gradient). `report(iteration, losses, image)` sees each
     image with the losses measured on it, the start image first, and ends it by returning False.
@@ -132,7 +133,7 @@ def minimize(objective: Callable, start: "tf.Tensor", settings: Settings, num_it
         return parts["total"], gradient
 
     with contextlib.suppress(Enough):
-        OPTIMIZERS[settings.optimizer](evaluate, start, settings.learning_rate, num_iter)
+        OPTIMIZERS[settings.optimizer](evaluate, image, settings.learning_rate, num_iter)
 
 
 class Best(NamedTuple):
@@ -204,15 +205,15 @@ class Run:
         """All scales, each as a whole, or in tiles where memory does not hold that."""
         work_before = 0
         for size, num_iter in self.plan:
-            seen, sizes = len(self.history), self.sources.sizes(size / self.settings.size)
+            sizes = self.sources.sizes(size / self.settings.size)
             ways = memory.ways(self.settings, *sizes, tile, workers)
             for way in ways:
                 try:
                     self.optimize(size, num_iter, work_before, way, workers, on_step, on_part)
                     break
                 except tf.errors.ResourceExhaustedError:
-                    if way == ways[-1] or len(self.history) > seen:
-                        raise
+                    if way == ways[-1] or (self.best and self.best.scale.size == size):
+                        raise  # an image of this size has been evaluated
             work_before += num_iter * size**2
             if self.stopped:
                 break
@@ -222,7 +223,7 @@ class Run:
         """One scale."""
         self.reached = work_before
         scale = next_scale(self.best, self.start, size, self.settings)
-        start = tf.constant(with_margin(scale.start))
+        image = tf.Variable(with_margin(scale.start), dtype=tf.float32)
         scale = dataclasses.replace(scale, start=scale.base)  # one large array less
         targets_of, objective = self.whole
         if tile:
@@ -232,10 +233,12 @@ class Run:
             targets_of, objective = evaluator.take_targets, evaluator.objective
         targets = targets_of(*self.sources.at(size / self.settings.size))
         report = partial(self.report, scale, work_before, on_step)
-        minimize(partial(objective, targets), start, self.settings, num_iter, report)
+        minimize(partial(objective, targets), image, self.settings, num_iter, report)
 
     def report(self, scale, work_before, on_step, iteration, parts, tensor) -> bool:
         self.reached = work_before + (iteration + 1) * scale.size**2
+        if scale.size == self.settings.size:  # targets are taken, and styles are of no more use
+            self.sources = self.sources._replace(styles=[], masks=[])
         new = iteration or not self.history  # the start of a scale is the end of the one before
         if new:
             self.history.append(parts)
@@ -277,9 +280,11 @@ def next_scale(best: Best | None, image: np.ndarray, size: int, settings: Settin
     else:
         scale = Scale.first(image, size, settings.size)
         if settings.init_noise:
-            noise = np.random.default_rng(settings.seed).uniform(0, 255, scale.start.shape)
-            noisy = scale.start + settings.init_noise * (noise - scale.start)
-            scale = dataclasses.replace(scale, start=np.float32(noisy))
+            random, start = np.random.default_rng(settings.seed), np.array(scale.start, np.float32)
+            for rows in images.strips(*start.shape[:2]):
+                noise = random.uniform(0, 255, start[rows].shape)
+                start[rows] += settings.init_noise * (noise - start[rows])
+            scale = dataclasses.replace(scale, start=start)
     return scale.without_detail() if settings.init == "noise" else scale
 
 

@@ -119,7 +119,7 @@ class Ours:
         def report(*_):
             times.append(time.perf_counter())
 
-        nst.minimize(self.objective, self.image, self.settings, steps + 1, report)
+        nst.minimize(self.objective, tf.Variable(self.image), self.settings, steps + 1, report)
         return float(np.median(np.diff(times)[1:]))  # the first one compiles Adam
 
 

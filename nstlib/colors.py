@@ -84,7 +84,8 @@ def grey(lightness: np.ndarray) -> np.ndarray:
     """CIELAB's L*, [H, W], to the image without colours, [H, W, 3]."""
 
     def colourless(rows):
-        return from_lab(np.stack([rows, 0 * rows, 0 * rows], axis=-1))
+        found = from_lab(np.stack([rows, 0 * rows, 0 * rows], axis=-1))
+        return np.repeat(found[..., :1], 3, axis=-1)  # but for float's last digits they are alike
 
     return by_rows(colourless, lightness)
 

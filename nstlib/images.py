@@ -139,21 +139,20 @@ def load_mask(path: str | os.PathLike, height: int, width: int) -> np.ndarray:
 
 
 def rescale(image: np.ndarray, factor: float) -> np.ndarray:
-    """Float32 [H, W, C] to `factor` times its size, as a smaller `size` would have loaded it."""
+    """[H, W, C] to `factor` times its size, as a smaller `size` would have loaded it."""
     return resize(image, *(max(1, round(side * factor)) for side in image.shape[:2]))
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Float32 [H, W, C] in 0..255 to float32 [height, width, C], antialiased (Lanczos).
+    """[H, W, C] in 0..255 to float32 [height, width, C], antialiased (Lanczos).
 
     An image that has this size already is returned itself.
     """
-    image = np.asarray(image, np.float32)
     if image.shape[:2] == (height, width):
         return image
     resized = np.empty((height, width, image.shape[2]), np.float32)
     for k in range(image.shape[2]):
-        channel = Image.fromarray(image[..., k])
+        channel = Image.fromarray(np.float32(image[..., k]))
         channel = channel.resize((width, height), Image.Resampling.LANCZOS)
         resized[..., k] = np.asarray(channel)
     return resized.clip(0, 255, out=resized)

@@ -28,7 +28,8 @@ ACTIVATION = {"float32": 6.0, "bfloat16": 4.2, "float16": 12.0}
 STYLE_PIXEL, STYLE_ACTIVATION = 90, 2.0  # bytes, of a style, which only needs its sums
 TILES = (1024, 512, 256)  # pixels: smaller ones take longer
 TILED = 100e6  # more, for tiles
-TILED_PIXEL, MASK_PIXEL = 200, 16  # bytes, as PIXEL, where the network sees tiles
+TILED_PIXEL, MASK_PIXEL = 105, 16  # bytes, as PIXEL, where the network sees tiles
+LOADING, STYLE_LOADING = 75, 18  # bytes a pixel, of the content and of styles, until then
 
 PROC = Path("/proc")
 # Files of Linux's control groups, by which containers are limited: version 2, then 1.
@@ -55,14 +56,15 @@ def needed(settings: Settings, content: Size, styles: Sequence[Size], tile: int 
     each = ACTIVATION[precision]
     more = LBFGS if settings.optimizer == "lbfgs" else 0
     fixed = PROGRAM + WEIGHTS * network.size
-    fixed += sum(map(_pixels, styles)) * 12  # loaded, float32 RGB
     if 0 < tile < max(content):
         window = network.window(layers, str(resolved.pooling), tile)
         seen = math.prod(min(window, length + 2 * MARGIN) for length in content)
         own = seen * each * activations
         masks = MASK_PIXEL * len(settings.mask or ())
         fixed += TILED + network.size  # in a second form
-        return fixed + own + _pixels(content) * (TILED_PIXEL + more + masks)
+        loading = _pixels(content) * LOADING + sum(map(_pixels, styles)) * STYLE_LOADING
+        return fixed + own + max(loading, _pixels(content) * (TILED_PIXEL + more + masks))
+    fixed += sum(map(_pixels, styles)) * 12  # loaded, float32 RGB
     own = _pixels(content) * (PIXEL + more + each * activations)
     style = max(map(_pixels, styles)) * (STYLE_PIXEL + STYLE_ACTIVATION * activations)
     return fixed + max(own, style)

@@ -1,10 +1,11 @@
 """Optimizers of the pixels of an image, all with one signature:
 
-    optimizer(evaluate, start, learning_rate, num_iter, **hyperparameters)
+    optimizer(evaluate, image, learning_rate, num_iter, **hyperparameters)
 
-`evaluate`: image, float32 [1, H, W, 3] in 0..255 -> (loss, gradient); `start`: the first image;
-`num_iter`: how many iterations the run is planned to have. An optimizer ends by what `evaluate`
-raises, or where the loss falls no further. Its hyperparameters have defaults.
+`evaluate`: image, float32 [1, H, W, 3] in 0..255 -> (loss, gradient); `image`: a variable with the
+first image, which an optimizer may change, so that a large one is there once; `num_iter`: how many
+iterations the run is planned to have. An optimizer ends by what `evaluate` raises, or where the
+loss falls no further. Its hyperparameters have defaults.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from nstlib import networks, tf
 
 def adam(
     evaluate: Callable,
-    start: "tf.Tensor",
+    image: "tf.Variable",
     learning_rate: float,
     num_iter: int,
     beta_1: float = 0.8,
@@ -31,8 +32,7 @@ def adam(
     an image do not have, and forget too slowly how large they were: 0.8 and 0.8 take half as many
     iterations (benchmarks/betas.py).
     """
-    image = tf.Variable(start)
-    mean, square = (tf.Variable(tf.zeros_like(start)) for _ in range(2))
+    mean, square = (tf.Variable(tf.zeros_like(image)) for _ in range(2))
 
     @networks.compiled
     def update(gradient, rate, power_1, power_2):
@@ -48,17 +48,22 @@ def adam(
             epsilon=1e-7,
             grad=gradient,
         )
+
+    @networks.compiled
+    def clip():
         image.assign(tf.clip_by_value(image, 0.0, 255.0))
 
     for step in itertools.count():
-        _, gradient = evaluate(tf.convert_to_tensor(image))
         rate = learning_rate * (1 + math.cos(math.pi * min(1, step / num_iter))) / 2
-        update(gradient, *map(np.float32, (rate, beta_1 ** (step + 1), beta_2 ** (step + 1))))
+        numbers = map(np.float32, (rate, beta_1 ** (step + 1), beta_2 ** (step + 1)))
+        # The gradient has no name: it is gone before the image is clipped, which takes a copy.
+        update(evaluate(tf.convert_to_tensor(image))[1], *numbers)
+        clip()
 
 
 def lbfgs(
     evaluate: Callable,
-    start: "tf.Tensor",
+    image: "tf.Variable",
     learning_rate: float = 1.0,
     num_iter: int = 0,
     memory: int = 10,
@@ -72,13 +77,12 @@ def lbfgs(
     from scipy import optimize
 
     def function(pixels):
-        image = tf.constant(pixels.reshape(start.shape), tf.float32)
-        loss, gradient = evaluate(image)
+        loss, gradient = evaluate(tf.constant(pixels.reshape(image.shape), tf.float32))
         return loss, np.float64(gradient).ravel()
 
     optimize.minimize(
         function,
-        np.float64(start).ravel(),
+        np.float64(image).ravel(),
         method="L-BFGS-B",
         jac=True,
         bounds=optimize.Bounds(0, 255),

@@ -15,12 +15,12 @@ Picture = str | Path | np.ndarray  # a file, or uint8 [H, W, 3]
 
 
 class Sources(NamedTuple):
-    """The pictures of a run, float32 [H, W, C] in 0..255, at the sizes at which they are used."""
+    """The pictures of a run, [H, W, C] in 0..255, at the sizes at which they are used."""
 
-    content: np.ndarray
-    styles: list[np.ndarray]
-    masks: list[np.ndarray]  # C is 1; none, or one for each style
-    init: np.ndarray | None  # the image that the optimization is to start from, of any size
+    content: np.ndarray  # float32, and once it is in its colours float16: a 16th of a level
+    styles: list[np.ndarray]  # likewise
+    masks: list[np.ndarray]  # float32, C is 1; none, or one for each style
+    init: np.ndarray | None  # float32, what the optimization is to start from, of any size
     thinnest: float  # the smallest ratio of short to long side
     tint: Callable[[np.ndarray], np.ndarray] = lambda image: image  # gives a result its colours
 
@@ -36,6 +36,7 @@ class Sources(NamedTuple):
         init = self.init
         if init is not None and settings.colors == "content":  # an earlier result has got them back
             init = greyed(init)
+        content, *styles = map(np.float16, (content, *styles))
         return self._replace(content=content, styles=styles, init=init, tint=tint)
 
     def sizes(self, scale: float) -> tuple[memory.Size, list[memory.Size]]:
@@ -48,9 +49,13 @@ class Sources(NamedTuple):
 
     def at(self, scale: float) -> tuple:
         """Content, styles and masks in a smaller size, as `take_targets` takes them."""
+        content, *styles = (
+            images.rescale(image, scale).astype(np.float16, copy=False)
+            for image in (self.content, *self.styles)
+        )
         return (
-            with_margin(images.rescale(self.content, scale)),
-            [images.rescale(style, scale)[np.newaxis] for style in self.styles],
+            with_margin(content),
+            [style[np.newaxis] for style in styles],
             [with_margin(images.rescale(mask, scale) / 255) for mask in self.masks],
         )
 
@@ -82,7 +87,7 @@ def load_sources(
 
 
 def start_image(settings: Settings, sources: Sources) -> np.ndarray:
-    """Where the optimization starts, float32 [H, W, 3] of the content's size."""
+    """Where the optimization starts, [H, W, 3] in 0..255 of the content's size."""
     shape = sources.content.shape
     if settings.init == "content":
         return sources.content

@@ -16,9 +16,10 @@ import dataclasses
 import functools
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -188,7 +189,9 @@ def _level_functions(settings, level: networks.Level) -> LevelFunctions:
         return find_sums(level.seen(window), boxes, masks)
 
     def gradient(style_loss, slopes, window, boxes, masks, shares, focus, kept, photograph):
-        targets = activations(photograph[0], boxes) if photograph else kept
+        targets = kept
+        if photograph:
+            targets = activations(tf.cast(photograph[0], tf.float32), boxes)
         with tf.GradientTape() as tape:
             tape.watch(window)
             features = level.seen(window)
@@ -254,6 +257,7 @@ class Devices:
         for name in names:
             self._free.put(name)
         self._threads = ThreadPoolExecutor(len(names))
+        self._ahead = 2 * len(names)  # tiles cut out at once: one to do, one to go on with
 
     def run(self, function: Callable, common: tuple, jobs: Iterator[Job]) -> Generator:
         def work(job):
@@ -264,7 +268,14 @@ class Devices:
             finally:
                 self._free.put(device)
 
-        yield from self._threads.map(work, jobs)
+        futures = deque(self._threads.submit(work, job) for job in islice(jobs, self._ahead))
+        try:
+            while futures:
+                yield futures.popleft().result()
+                futures.extend(self._threads.submit(work, job) for job in islice(jobs, 1))
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 # What is done with the whole picture
@@ -336,17 +347,18 @@ class Tiled:
         if self.content:
             parts = {"content": content, **parts}
         parts["tv"] = self._add_total_variation(pictures[0], gradients[0])
-        return {"total": sum(parts.values()), **parts}, tf.convert_to_tensor(gradients[0])
+        return {"total": sum(parts.values()), **parts}, gradients[0]  # a tensor would be a copy
 
     def _pictures(self, image) -> list[np.ndarray]:
-        """The pictures of the levels, [1, h, w, 3], of which the first is the image."""
+        """The pictures of the levels, [1, h, w, 3], of which the first is the image itself."""
         pictures = [np.asarray(image)]
         for number in range(1, len(self.levels)):
             before = pictures[-1]
             _, height, width, channels = before.shape
             picture = np.empty((1, -(-height // 2), -(-width // 2), channels), np.float32)
             for window, rows, within in _bands(height, picture.shape[1]):
-                picture[:, rows] = _made(self.settings, number)(before[:, window])[:, within]
+                seen = np.float32(before[:, window])
+                picture[:, rows] = _made(self.settings, number)(seen)[:, within]
             pictures.append(picture)
         return pictures
 
@@ -383,7 +395,7 @@ class Tiled:
                 x: [tuple(y[tile.core(x)] for y in mask) for mask in masks[x]]
                 for x in masks.keys() & tile.fields.keys()
             }
-            window = pictures[tile.level][tile.window]
+            window = np.float32(pictures[tile.level][tile.window])
             return Job(tile.level, window, tile.boxes(), own, parts, focus, kept, photograph)
 
         results = self.workers.run(function, common, map(job, tiles))

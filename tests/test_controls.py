@@ -231,7 +231,8 @@ def test_style_in_lightness_alone(small):
     assert alike[..., 0].std() == pytest.approx(wanted.std(), rel=0.01)
     assert np.corrcoef(alike[..., 0].ravel(), colors.to_lab(STYLE)[..., 0].ravel())[0, 1] > 0.999
     losses, image = first(muted(CONTENT), colors="content")
-    expected = weighted_losses(image, framed(grey), [style], SETTINGS, small)
+    rounded, style = (np.float32(np.float16(x)) for x in (grey, style))  # as a run keeps them
+    expected = weighted_losses(image, framed(rounded), [style], SETTINGS, small)
     assert losses["style"] == pytest.approx(expected["style"], rel=EXACT["covariance"])
 
 
@@ -284,12 +285,12 @@ def test_palette_of_several_styles(masked):
     pictures = sources.Sources(content, styles, masks if masked else [], None, 1.0)
     found = pictures.in_colors(nst.Settings(colors="palette", style_blend=(1, 3))).content
     if masked:
-        np.testing.assert_allclose(found[:, :10], alone[0][:, :10], atol=0.01)
-        np.testing.assert_allclose(found[:, 10:20], np.mean(alone, 0)[:, 10:20], atol=0.01)
-        np.testing.assert_allclose(found[:, 20:30], alone[1][:, 20:30], atol=0.01)
-        np.testing.assert_allclose(found[:, 30:], content[:, 30:], atol=0.01)
+        np.testing.assert_allclose(found[:, :10], alone[0][:, :10], atol=1 / 16)
+        np.testing.assert_allclose(found[:, 10:20], np.mean(alone, 0)[:, 10:20], atol=1 / 16)
+        np.testing.assert_allclose(found[:, 20:30], alone[1][:, 20:30], atol=1 / 16)
+        np.testing.assert_allclose(found[:, 30:], content[:, 30:], atol=1 / 16)
     else:
-        np.testing.assert_allclose(found, (alone[0] + 3 * alone[1]) / 4, atol=0.01)
+        np.testing.assert_allclose(found, (alone[0] + 3 * alone[1]) / 4, atol=1 / 16)
 
 
 def test_colours_are_the_same_in_few_rows_at_a_time(monkeypatch):
@@ -500,9 +501,9 @@ def stalling(tolerance, num_iter=120, falls=0):
         total = tf.constant(0.99 ** min(len(seen), falls))
         return {"total": total, "content": total}, tf.ones_like(image)
 
-    start = tf.fill([1, 4, 5, 3], 250.0)
+    image = tf.Variable(tf.fill([1, 4, 5, 3], 250.0))
     settings = nst.Settings(tolerance=tolerance, learning_rate=5.0)
-    nst.minimize(objective, start, settings, num_iter, lambda *step: seen.append(step))
+    nst.minimize(objective, image, settings, num_iter, lambda *step: seen.append(step))
     return len(seen)
 
 

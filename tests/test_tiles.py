@@ -276,7 +276,7 @@ tiled = tiles.Tiled(settings, 32, devices, lambda *_: None)
 content, style = (np.float32(picture(90, 120, x))[np.newaxis] for x in (0, 1))
 targets = tiled.take_targets(content, [style])
 parts, gradient = tiled.objective(targets, np.float32(picture(90, 120, 9))[np.newaxis])
-print(len(used), float(parts["total"]), hashlib.md5(gradient.numpy().tobytes()).hexdigest())
+print(len(used), float(parts["total"]), hashlib.md5(gradient.tobytes()).hexdigest())
 """
 
 
