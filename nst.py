@@ -109,7 +109,7 @@ class Enough(Exception):
 
 
 def minimize(objective: Callable, image: "tf.Variable", settings: Settings, num_iter: int, report):
-    """Optimize the pixels of an image, [1, H, W, 3], for at most so many iterations, in place.
+    """Optimize the pixels of an image, [1, H, W, 3], for at most so many iterations.
 
     objective: image -> (losses by name, gradient). `report(iteration, losses, image)` sees each
     image with the losses measured on it, the start image first, and ends it by returning False.
@@ -171,9 +171,9 @@ def stylize(
     names = tuple("(array)" if isinstance(x, np.ndarray) else str(x) for x in (content, *styles))
     sources = load_sources(content, styles, settings, tile)
     settings, extractor = network.fit(settings) if network else load_network(settings)
-    sources = sources.in_colors(settings)
     log.info("network %s, %s", settings.network, settings.precision)
-    run = Run(sources, settings, extractor, names)
+    run = Run(sources.in_colors(settings), settings, extractor, names)
+    del sources  # the run lets go of what it no longer needs
     try:
         return run.paint(tile, workers, on_step, on_part)
     except (KeyboardInterrupt, CannotGoOn) as reason:
@@ -205,15 +205,16 @@ class Run:
         """All scales, each as a whole, or in tiles where memory does not hold that."""
         work_before = 0
         for size, num_iter in self.plan:
-            sizes = self.sources.sizes(size / self.settings.size)
+            seen, sizes = len(self.history), self.sources.sizes(size / self.settings.size)
             ways = memory.ways(self.settings, *sizes, tile, workers)
             for way in ways:
                 try:
                     self.optimize(size, num_iter, work_before, way, workers, on_step, on_part)
                     break
                 except tf.errors.ResourceExhaustedError:
-                    if way == ways[-1] or (self.best and self.best.scale.size == size):
-                        raise  # an image of this size has been evaluated
+                    begun = len(self.history) > seen or not self.sources.styles
+                    if way == ways[-1] or begun:
+                        raise
             work_before += num_iter * size**2
             if self.stopped:
                 break
@@ -237,13 +238,13 @@ class Run:
 
     def report(self, scale, work_before, on_step, iteration, parts, tensor) -> bool:
         self.reached = work_before + (iteration + 1) * scale.size**2
-        if scale.size == self.settings.size:  # targets are taken, and styles are of no more use
-            self.sources = self.sources._replace(styles=[], masks=[])
         new = iteration or not self.history  # the start of a scale is the end of the one before
         if new:
             self.history.append(parts)
         if self.best is None or not iteration or parts["total"] <= self.best.losses["total"]:
             self.best = Best(scale, parts, tensor)
+        if scale.size == self.settings.size:  # the last targets are taken: styles have served
+            self.sources = self.sources._replace(styles=[], masks=[])
         if new and on_step:
             progress = (work_before + iteration * scale.size**2) / self.work
             seconds, show = time.monotonic() - self.began, partial(self.picture, scale, tensor)

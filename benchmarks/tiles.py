@@ -102,7 +102,7 @@ def evaluations(settings, height: int, width: int, tile: int):
         targets = nst.take_targets(extractor, settings, *pictures)
         objective = nst.make_objective(extractor, settings)
     image = tf.constant(noise(height, width, 2))
-    return lambda: objective(targets, image)[1].numpy()
+    return lambda: np.asarray(objective(targets, image)[1])
 
 
 def passes(settings, height: int, width: int, tile: int) -> tuple[float, float]:

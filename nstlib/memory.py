@@ -29,7 +29,7 @@ STYLE_PIXEL, STYLE_ACTIVATION = 90, 2.0  # bytes, of a style, which only needs i
 TILES = (1024, 512, 256)  # pixels: smaller ones take longer
 TILED = 100e6  # more, for tiles
 TILED_PIXEL, MASK_PIXEL = 105, 16  # bytes, as PIXEL, where the network sees tiles
-LOADING, STYLE_LOADING = 75, 18  # bytes a pixel, of the content and of styles, until then
+LOADING, STYLE_LOADING = 75, 30  # bytes a pixel, of the content and of styles, until then
 
 PROC = Path("/proc")
 # Files of Linux's control groups, by which containers are limited: version 2, then 1.

@@ -2,10 +2,10 @@
 
     optimizer(evaluate, image, learning_rate, num_iter, **hyperparameters)
 
-`evaluate`: image, float32 [1, H, W, 3] in 0..255 -> (loss, gradient); `image`: a variable with the
-first image, which an optimizer may change, so that a large one is there once; `num_iter`: how many
-iterations the run is planned to have. An optimizer ends by what `evaluate` raises, or where the
-loss falls no further. Its hyperparameters have defaults.
+`evaluate`: image, a float32 tensor [1, H, W, 3] in 0..255 -> (loss, gradient); `image`: a variable
+with the first image, which an optimizer may change, so that a large one is there once; `num_iter`:
+how many iterations the run is planned to have. An optimizer ends by what `evaluate` raises, or
+where the loss falls no further. Its hyperparameters have defaults.
 """
 
 import itertools

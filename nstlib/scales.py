@@ -35,7 +35,7 @@ def plan_scales(settings: Settings, thinnest: float) -> list[tuple[int, int]]:
 class Scale:
     """One size of a run, and what an image of that size needs to become the result.
 
-    Images are float32 [H, W, 3] in 0..255, without the margin.
+    Images are [H, W, 3] in 0..255, float32 or float16, without the margin.
     """
 
     size: int  # longest side in pixels
@@ -68,7 +68,8 @@ class Scale:
 def carry_over(base: np.ndarray, image: np.ndarray, smaller: np.ndarray) -> np.ndarray:
     """The base of one scale with what changed at another, from its base `smaller` to `image`.
 
-    All float32 [H, W, 3]. So the large shapes come along, and the finer detail of the base is kept.
+    All [H, W, 3], the image float32. So the large shapes come along, and the finer detail of the
+    base is kept.
     """
     height, width = base.shape[:2]
     changed = resize(image, height, width) - resize(smaller, height, width)
@@ -77,7 +78,7 @@ def carry_over(base: np.ndarray, image: np.ndarray, smaller: np.ndarray) -> np.n
 
 
 def with_margin(image: np.ndarray) -> np.ndarray:
-    """Float32 [H, W, 3] to [1, H + 32, W + 32, 3]: the image within its own mirror image.
+    """[H, W, 3] to [1, H + 32, W + 32, 3]: the image within its own mirror image.
 
     The paper has no margin. VGG pads each layer with zeros, which it sees as an edge around the
     picture; style then gathers along that edge as a frame, which is cut off with the margin.

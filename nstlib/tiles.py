@@ -327,7 +327,9 @@ class Tiled:
         if self.content and self.keeps:
             targets["content"] = self._activations(pictures, tiles)
         elif self.content:
-            targets["photograph"] = pictures
+            for level, picture in zip(self.levels, pictures, strict=True):
+                kept = picture if self.content & level.fields.keys() else None
+                targets["photograph"].append(kept)
         if self.style:
             targets["style"] = losses.wanted_style(self.settings, samples, sizes, masks)
         return targets
@@ -395,7 +397,7 @@ class Tiled:
                 x: [tuple(y[tile.core(x)] for y in mask) for mask in masks[x]]
                 for x in masks.keys() & tile.fields.keys()
             }
-            window = np.float32(pictures[tile.level][tile.window])
+            window = pictures[tile.level][tile.window].astype(np.float32)
             return Job(tile.level, window, tile.boxes(), own, parts, focus, kept, photograph)
 
         results = self.workers.run(function, common, map(job, tiles))

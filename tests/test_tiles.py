@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from conftest import ROOT, batch, picture, quick
 
 import nst
-from nstlib import cli, images, memory, networks, tf, tiles
+from nstlib import cli, images, memory, networks, sources, tf, tiles
 
 FEW = {"style_layers": ("level1_conv1", "level2_conv2")}  # to be traced in a second
 
@@ -179,6 +180,25 @@ def test_pictures_are_the_same():
     assert difference.max() <= 1
     assert np.abs(np.int16(whole.image) - CONTENT).mean() > 5
     assert tiled.settings == whole.settings
+
+
+@pytest.mark.parametrize("tile", [0, 64])
+def test_styles_are_gone_once_their_sums_are_there(tile, monkeypatch):
+    """For a large one takes as much memory as the picture does."""
+    in_colors, paintings, alive = sources.Sources.in_colors, [], []
+
+    def watched(self, settings):
+        found = in_colors(self, settings)
+        paintings.extend(map(weakref.ref, found.styles))
+        return found
+
+    def on_step(step):
+        alive.append([painting() is not None for painting in paintings])
+
+    monkeypatch.setattr(sources.Sources, "in_colors", watched)
+    nst.stylize(CONTENT, [STYLE, STYLE], settings(num_iter=4, scales=2), on_step, tile=tile)
+    assert [True, True] in alive  # at the first scale
+    assert alive[-1] == [False, False]
 
 
 def test_parts_tell_how_far_it_is():
