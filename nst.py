@@ -64,7 +64,7 @@ def take_targets(extractor, settings: Settings, content, styles, masks=()) -> di
     to be, [1, H, W, 1] in 0..1. Returns {"content": {layer: activation}, "focus": {layer: what
     losses.content_focus gives}, "style": {layer: what losses.wanted_sums gives}}.
     """
-    content, *styles = (tf.cast(image, tf.float32) for image in (content, *styles))
+    content, *styles = (tf.constant(np.float32(image)) for image in (content, *styles))
     targets, features = {"content": {}, "focus": {}, "style": {}}, extractor(content)
     sizes = {layer: x.shape[1:3] for layer, x in features.items()}
     if settings.content_weight:

@@ -123,7 +123,7 @@ def content_focus(settings, photograph: "tf.Tensor", size: tuple[int, int]) -> "
     def near(x):
         return tf.nn.avg_pool2d(x, 7, 1, "SAME")
 
-    small = tf.cast(tf.image.resize(photograph, size, "area"), tf.float32)
+    small = tf.image.resize(photograph, size, "area")
     variance = tf.reduce_mean(near(small**2) - near(small) ** 2, -1, keepdims=True)
     variance = tf.maximum(variance, 25.0)
     deviation = tf.sqrt(variance)

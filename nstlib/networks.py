@@ -561,6 +561,8 @@ def used_layers(settings: "Settings") -> list[str]:
 
 def load_network(settings: "Settings") -> LoadedNetwork:
     """The network of these settings, `small` where VGG cannot be had; loaded once and kept."""
+    if isinstance(NETWORKS[settings.network], Pyramid):
+        tf.use_onednn()
     resolved = settings.resolved()
     try:
         extractor = _compiled_extractor(

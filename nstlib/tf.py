@@ -15,11 +15,18 @@ from collections.abc import Iterator
 from nstlib import UserError
 
 
+def use_onednn() -> None:
+    """Compute with oneDNN, for which TensorFlow has to be loaded after this.
+
+    On CPUs without VNNI it is off by default. There it makes `small` half again as fast and more,
+    and VGG slower, the larger the picture (benchmarks/README.md).
+    """
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
 @functools.cache
 def _tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Off by default on CPUs without VNNI; there convolutions are half again as fast with it.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # Keras may be set up for another library, or another version of it, elsewhere on this machine.
     os.environ.update(KERAS_BACKEND="tensorflow", TF_USE_LEGACY_KERAS="0")
     logging.getLogger("nst").info("loading TensorFlow")

@@ -189,9 +189,7 @@ def _level_functions(settings, level: networks.Level) -> LevelFunctions:
         return find_sums(level.seen(window), boxes, masks)
 
     def gradient(style_loss, slopes, window, boxes, masks, shares, focus, kept, photograph):
-        targets = kept
-        if photograph:
-            targets = activations(tf.cast(photograph[0], tf.float32), boxes)
+        targets = activations(photograph[0], boxes) if photograph else kept
         with tf.GradientTape() as tape:
             tape.watch(window)
             features = level.seen(window)
@@ -322,7 +320,7 @@ class Tiled:
         tiles = self._tiles(pictures)
         sizes = {layer: size for tile in tiles for layer, size in tile.sizes.items()}
         for layer in self.content:
-            focus = losses.content_focus(self.settings, content, sizes[layer])
+            focus = losses.content_focus(self.settings, np.float32(content), sizes[layer])
             targets["focus"][layer] = focus.numpy()
         if self.content and self.keeps:
             targets["content"] = self._activations(pictures, tiles)
@@ -392,7 +390,8 @@ class Tiled:
                 focus = {x: targets["focus"][x][tile.core(x)] for x in content}
                 kept = {x: targets["content"][x][tile.core(x)] for x in content if self.keeps}
                 if content and not self.keeps:
-                    photograph = (targets["photograph"][tile.level][tile.window],)
+                    window = targets["photograph"][tile.level][tile.window]
+                    photograph = (window.astype(np.float32),)
             own = {
                 x: [tuple(y[tile.core(x)] for y in mask) for mask in masks[x]]
                 for x in masks.keys() & tile.fields.keys()

@@ -14,6 +14,9 @@ from pathlib import Path
 # Two processes of tests with BLAS threads for every core each would mostly wait for each other.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+# As a run with the bundled network does, whichever test is the first to load TensorFlow.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 import h5py
 import numpy as np
 import pytest

@@ -1,5 +1,6 @@
 """The networks against NumPy and keras.applications; every kind of weights file."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -388,3 +389,12 @@ def test_weights_of_another_network_are_refused(vgg, monkeypatch, network, other
     path = vgg[1] / f"{other}{kind}.h5"
     with pytest.raises(UserError, match=rf"{path.name}.* {network}"):
         networks.feature_extractor(network, ["block1_conv1"], weights=path)
+
+
+@pytest.mark.parametrize(("network", "used"), [("small", "1"), ("vgg19", None)])
+def test_onednn_where_it_is_faster(network, used, monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    monkeypatch.setattr(networks, "_compiled_extractor", lambda *_: None)
+    networks.load_network(nst.Settings(network=network))
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == used
