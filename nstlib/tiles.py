@@ -357,7 +357,7 @@ class Tiled:
             _, height, width, channels = before.shape
             picture = np.empty((1, -(-height // 2), -(-width // 2), channels), np.float32)
             for window, rows, within in _bands(height, picture.shape[1]):
-                seen = np.float32(before[:, window])
+                seen = before[:, window].astype(np.float32, copy=False)
                 picture[:, rows] = _made(self.settings, number)(seen)[:, within]
             pictures.append(picture)
         return pictures
@@ -391,12 +391,12 @@ class Tiled:
                 kept = {x: targets["content"][x][tile.core(x)] for x in content if self.keeps}
                 if content and not self.keeps:
                     window = targets["photograph"][tile.level][tile.window]
-                    photograph = (window.astype(np.float32),)
+                    photograph = (window.astype(np.float32, copy=False),)
             own = {
                 x: [tuple(y[tile.core(x)] for y in mask) for mask in masks[x]]
                 for x in masks.keys() & tile.fields.keys()
             }
-            window = pictures[tile.level][tile.window].astype(np.float32)
+            window = pictures[tile.level][tile.window].astype(np.float32, copy=False)
             return Job(tile.level, window, tile.boxes(), own, parts, focus, kept, photograph)
 
         results = self.workers.run(function, common, map(job, tiles))
