@@ -16,8 +16,13 @@ from nstlib import losses
 def sums(features):
     """losses.sums, differentiated by TensorFlow itself."""
     flat = tf.reshape(features, [-1, features.shape[-1]])
+    y = tf.reshape(
+        losses.row_coordinates(tf.shape(features)[1]) * tf.ones_like(features[..., :1]), [-1]
+    )
     products, totals = tf.matmul(flat, flat, transpose_a=True), tf.reduce_sum(flat, axis=0)
-    return losses.Sums(products, totals, tf.cast(tf.shape(flat)[0], tf.float32))
+    moments = tf.linalg.matvec(flat, y, transpose_a=True)
+    count = tf.cast(tf.shape(flat)[0], tf.float32)
+    return losses.Sums(products, totals, moments, count, tf.reduce_sum([y, y**2], axis=1))
 
 
 class Classic:

@@ -18,16 +18,20 @@ from nstlib import CannotGoOn, networks, tf
 class Sums(NamedTuple):
     """Sums over the positions of an activation: all that a style loss looks at.
 
-    Those of disjoint parts of an image add up, component by component, to those of the image.
+    Those of disjoint parts of an image add up, component by component, to those of the image, if
+    the parts are told where in it they are.
     Without a mask every position has the weight 1; with a mask T it has the weight T², as in the
     guided Gram matrix of Gatys et al., "Controlling Perceptual Factors in Neural Style Transfer"
     (CVPR 2017). So products / count is the (guided) Gram matrix, totals / count the mean μ, and
-    products / count - μμᵀ the covariance. All are float32.
+    products / count - μμᵀ the covariance. y is how far down a position is, see
+    `row_coordinates`. All are float32.
     """
 
     products: "tf.Tensor"  # FᵀF, or (T∘F)ᵀ(T∘F), [C, C]
     totals: "tf.Tensor"  # ΣF, or ΣT²F, [C]
+    moments: "tf.Tensor"  # ΣyF, or ΣT²yF, [C]
     count: "tf.Tensor"  # the number of positions, or ΣT²
+    coordinates: "tf.Tensor"  # Σy and Σy², or ΣT²y and ΣT²y², [2]
 
     @property
     def gram(self) -> "tf.Tensor":
@@ -44,42 +48,66 @@ class Sums(NamedTuple):
         """The covariance Σ of the activations, [C, C]."""
         return self.gram - self.mean[:, tf.newaxis] * self.mean
 
+    @property
+    def trend(self) -> "tf.Tensor":
+        """The covariance of the activations with y, over y's deviation, [C]: the slope of a line
+        through them, for a y of deviation 1."""
+        mean, square = tf.unstack(self.coordinates / self.count)
+        covariance = self.moments / self.count - mean * self.mean
+        return covariance / tf.sqrt(tf.maximum(square - mean**2, TINY))
+
 
 BLOCK = 2**11  # positions that are added in float32
 
 
-def sums(features: "tf.Tensor", mask: "tf.Tensor | None" = None) -> Sums:
-    """The sums of an activation, [1, H, W, C] in any precision, under a mask, [1, H, W, 1]."""
-    channels = features.shape[-1]
-    if mask is None:
-        weights = tf.ones([tf.reduce_prod(tf.shape(features)[:-1])])
-    else:
-        weights = tf.reshape(mask, [-1])
+def row_coordinates(rows: "int | tf.Tensor") -> "tf.Tensor":
+    """y of each row of an image, [1, rows, 1, 1], from -1 at the top to 1 at the bottom."""
+    return tf.reshape(tf.linspace(-1.0, 1.0, rows), [1, -1, 1, 1])
+
+
+def sums(
+    features: "tf.Tensor", mask: "tf.Tensor | None" = None, y: "tf.Tensor | None" = None
+) -> Sums:
+    """The sums of an activation, [1, H, W, C] in any precision, under a mask, [1, H, W, 1].
+
+    y: of each row, [1, H, 1, 1] [`row_coordinates`, as of a whole image].
+    """
+    height, width, channels = tf.shape(features)[1], tf.shape(features)[2], features.shape[-1]
+    y = row_coordinates(height) if y is None else y
+    weights = tf.ones_like(y) if mask is None else mask
+    if mask is not None:
         features *= tf.cast(mask, features.dtype)
+    factors = tf.concat([weights, weights * y], -1)  # of positions, in totals and in moments
+    flat_factors = tf.reshape(tf.broadcast_to(factors, [1, height, width, 2]), [-1, 2])
 
     @tf.custom_gradient
-    def products_and_totals(flat):
+    def products_and_totals(features):
+        flat = tf.reshape(features, [-1, channels])
+
         def add(start, products, totals):
             block = tf.cast(flat[start : start + BLOCK], tf.float32)
             product = tf.matmul(block, block, transpose_a=True)
-            total = tf.linalg.matvec(block, weights[start : start + BLOCK], transpose_a=True)
+            total = tf.matmul(flat_factors[start : start + BLOCK], block, transpose_a=True)
             totals += tf.cast(total, tf.float64)
             return start + BLOCK, products + tf.cast(product, tf.float64), totals
 
         def gradient(products, totals):  # one product, where automatic differentiation makes two
             slope = tf.cast(products + tf.transpose(products), flat.dtype)
-            shift = totals if mask is None else weights[:, tf.newaxis] * totals
-            return tf.matmul(flat, slope) + tf.cast(shift, flat.dtype)
+            spread = tf.reshape(tf.matmul(flat, slope), tf.shape(features))
+            return spread + tf.cast(tf.matmul(factors, totals), flat.dtype)
 
         # In blocks: of more positions added one by one float32 loses small covariances.
-        zeros = (tf.zeros(shape, tf.float64) for shape in ([channels, channels], [channels]))
+        zeros = (tf.zeros(shape, tf.float64) for shape in ([channels, channels], [2, channels]))
         count = tf.shape(flat)[0]
         start = 0, *zeros
         _, *found = tf.while_loop(lambda i, *_: i < count, add, start, parallel_iterations=1)
         return tuple(tf.cast(x, tf.float32) for x in found), gradient
 
-    products, totals = products_and_totals(tf.reshape(features, [-1, channels]))
-    return Sums(products, totals, tf.reduce_sum(weights**2))
+    products, totals = products_and_totals(features)
+    # Each as a list of numbers: along the first axis of several, TensorFlow adds one by one.
+    weight, product = tf.unstack(flat_factors, axis=1)
+    count, *of_y = map(tf.reduce_sum, (weight**2, weight * product, product**2))
+    return Sums(products, *tf.unstack(totals), count, tf.stack(of_y))
 
 
 def gram_matrix(features: "tf.Tensor", mask: "tf.Tensor | None" = None) -> "tf.Tensor":
@@ -231,6 +259,18 @@ STYLE_LOSSES: dict[str, Callable[[Sums, Sums], "tf.Tensor"]] = {
 }
 
 
+def layout_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
+    """‖s - sₜ‖² / tr Σₜ, times RELATIVE: how activations change from the top to the bottom.
+
+    s is their trend, [C]. Not in the paper, whose style is the same everywhere: there a painting's
+    sky may come to the ground. To say where things are beside what they are, maps go with the
+    activations in Champandard, "Semantic Style Transfer and Turning Two-Bit Doodles into Fine
+    Artworks" (2016); here y is the only one, and nobody has to draw it.
+    """
+    shift = tf.reduce_sum(tf.math.squared_difference(found.trend, wanted.trend))
+    return RELATIVE * shift / tf.linalg.trace(_regular(wanted))
+
+
 class Wanted(NamedTuple):
     """What a layer's style loss compares with in one region, or everywhere without a mask."""
 
@@ -266,15 +306,20 @@ def wanted_sums(
     def mean(parts):
         return tf.tensordot(shares, tf.stack(parts), 1)
 
-    products = mean([one.products / one.count for one in samples])
-    totals = mean([one.totals / one.count for one in samples])
-    return [Wanted(Sums(products, totals, tf.constant(1.0)), tf.constant(strength, tf.float32))]
+    each = [Sums(*(part / one.count for part in one)) for one in samples]
+    mixed = Sums(*(mean(parts) for parts in zip(*each, strict=True)))
+    return [Wanted(mixed, tf.constant(strength, tf.float32))]
 
 
-def layer_style_loss(
-    distance: Callable[[Sums, Sums], "tf.Tensor"], found: Sequence[Sums], wanted: Sequence[Wanted]
-) -> "tf.Tensor":
+def layer_style_loss(settings, found: Sequence[Sums], wanted: Sequence[Wanted]) -> "tf.Tensor":
     """The weighted sum of the distances of one layer; found: the sums under each wanted mask."""
+
+    def distance(one, target):
+        loss = STYLE_LOSSES[str(settings.style_loss)](one, target)
+        if settings.style_layout:
+            loss += settings.style_layout * layout_distance(one, target)
+        return loss
+
     pairs = zip(found, wanted, strict=True)
     return tf.add_n([target.weight * distance(one, target.sums) for one, target in pairs])
 
@@ -296,8 +341,7 @@ def weighted_style_loss(
     found: by layer the sums under each of its wanted masks.
     """
     weights = networks.layer_weights(settings.network, settings.style_layers)
-    distance = STYLE_LOSSES[str(settings.style_loss)]
-    values = {x: layer_style_loss(distance, found[x], wanted[x]) for x in found}
+    values = {x: layer_style_loss(settings, found[x], wanted[x]) for x in found}
     return settings.style_weight * _mean(values, weights)
 
 

@@ -68,6 +68,7 @@ class Network:
     content_layers: tuple[str, ...]  # names, or name=weight
     style_layers: tuple[str, ...]
     style_loss: str = "gram"
+    style_layout: float = 0.0  # as in the paper
     pooling: str
     colors: str = "style"
     num_iter: int = 1000
@@ -402,6 +403,7 @@ NETWORKS = {
         content_layers=("level2_conv2=0.25", "level3_conv2", "level5_conv2=0.5"),
         style_layers=tuple(f"level{level}_conv{c}" for c in (1, 2) for level in range(1, 6)),
         style_loss="wasserstein",
+        style_layout=0.2,
         colors="palette",
         pooling="blur",
         num_iter=200,

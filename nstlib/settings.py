@@ -120,6 +120,12 @@ class Settings:
     style_loss: str | None = option(
         *(None, f"how styles are compared; {by_network('style_loss')}"), one_of=STYLE_LOSSES
     )
+    style_layout: float | None = option(
+        *(None, f"how far the painting's top stays on top; {by_network('style_layout')}"),
+        type=float,
+        at_least=0,
+        at_most=100,
+    )
     tv_weight: float | None = option(
         *(None, f"weight of the total variation: higher is smoother; {by_network('tv_weight')}"),
         type=float,
@@ -197,8 +203,8 @@ class Settings:
         if precision == "auto":
             exact = self.optimizer in NEED_FLOAT32
             precision = "float32" if exact else networks.best_precision()
-        own = ("num_iter", "learning_rate", "tv_weight", "style_loss", "colors")
-        own += ("content_focus", "init_noise", "pooling")
+        own = ("num_iter", "learning_rate", "tv_weight", "style_loss", "style_layout")
+        own += ("colors", "content_focus", "init_noise", "pooling")
         unset = {name: getattr(network, name) for name in own if getattr(self, name) is None}
         if "init_noise" in unset and self.init != "content":
             unset["init_noise"] = 0.0  # an earlier result loses nothing, and noise needs no more

@@ -116,6 +116,13 @@ class Tile(NamedTuple):
             boxes[layer] = np.array([top, left, rows, columns], np.int32)
         return boxes
 
+    def region(self, layer: str, *mask: np.ndarray) -> dict[str, np.ndarray]:
+        """What losses.sums takes beside the core's activations, under a mask of the picture's."""
+        core, (height, _) = self.core(layer), self.sizes[layer]
+        y = np.linspace(-1, 1, height, dtype=np.float32)[core[1]]  # as losses.row_coordinates
+        region = {"y": y[np.newaxis, :, np.newaxis, np.newaxis]}
+        return region | {"mask": mask[0][core]} if mask else region
+
     def share(self, layer: str) -> np.float32:
         """Of the layer's positions those of the core."""
         _, rows, columns = self.core(layer)
@@ -134,7 +141,7 @@ class Job(NamedTuple):
     level: int
     window: np.ndarray  # [1, h, w, 3]
     boxes: dict[str, np.ndarray]
-    masks: dict[str, list[tuple]]  # by style layer, of each wanted sum none or one [1, h, w, 1]
+    regions: dict[str, list[dict]]  # by style layer, of each wanted sum losses.sums' y and mask
     shares: dict[str, np.float32]  # by content layer
     focus: dict[str, np.ndarray]  # of it what content_focus gives, [1, h, w, 1]
     kept: dict[str, np.ndarray]  # content targets [1, h, w, C]
@@ -145,7 +152,7 @@ class LevelFunctions(NamedTuple):
     """Of a level of a network on one device, compiled."""
 
     activations: Callable  # window, boxes -> by content layer those of the core, float32
-    sums: Callable  # window, boxes, masks -> by style layer the sums of the core
+    sums: Callable  # window, boxes, regions -> by style layer the sums of the core
     # style loss, its derivative by the sums, Job's fields -> (content loss, gradient)
     gradient: Callable
 
@@ -180,26 +187,22 @@ def _level_functions(settings, level: networks.Level) -> LevelFunctions:
             x: tf.cast(cut(features[x], boxes[x]), tf.float32) for x in features if x in content
         }
 
-    def find_sums(features, boxes, masks):
+    def find_sums(features, boxes, regions):
         return {
-            x: [losses.sums(cut(features[x], boxes[x]), *mask) for mask in masks[x]] for x in masks
+            x: [losses.sums(cut(features[x], boxes[x]), **region) for region in regions[x]]
+            for x in regions
         }
 
-    def sums(window, boxes, masks):
-        return find_sums(level.seen(window), boxes, masks)
+    def sums(window, boxes, regions):
+        return find_sums(level.seen(window), boxes, regions)
 
-    def gradient(style_loss, slopes, window, boxes, masks, shares, focus, kept, photograph):
+    def gradient(style_loss, slopes, window, boxes, regions, shares, focus, kept, photograph):
         targets = activations(photograph[0], boxes) if photograph else kept
         with tf.GradientTape() as tape:
             tape.watch(window)
             features = level.seen(window)
-            found = find_sums(features, boxes, masks)
-            pairs = [
-                product
-                for x in found
-                for slope, one in zip(slopes[x], found[x], strict=True)
-                for product in (slope.products * one.products, slope.totals * one.totals)
-            ]
+            found = find_sums(features, boxes, regions)
+            pairs = tf.nest.map_structure(lambda slope, one: slope * one, slopes, found)
             errors = {
                 x: losses.content_loss(cut(features[x], boxes[x]), targets[x], focus[x])
                 for x in shares
@@ -209,7 +212,7 @@ def _level_functions(settings, level: networks.Level) -> LevelFunctions:
                 own = {x: shares[x] * error for x, error in errors.items()}
                 loss = losses.weighted_content_loss(settings, own)
                 magnitude += losses.weighted_content_loss(settings, errors)
-            total = tf.add_n([loss, *map(tf.reduce_sum, pairs)])
+            total = tf.add_n([loss, *map(tf.reduce_sum, tf.nest.flatten(pairs))])
         return loss, losses.scaled_gradient(tape, total, window, magnitude, settings)
 
     return LevelFunctions(*map(networks.compiled, (activations, sums, gradient)))
@@ -226,12 +229,12 @@ def find_activations(device, settings, job: Job) -> dict[str, np.ndarray]:
 
 def find_sums(device, settings, job: Job) -> dict[str, list[losses.Sums]]:
     function = _functions(settings, device)[job.level].sums
-    return _as_arrays(function(job.window, job.boxes, job.masks))
+    return _as_arrays(function(job.window, job.boxes, job.regions))
 
 
 def find_gradient(device, settings, style_loss, slopes, job: Job) -> tuple[np.ndarray, np.ndarray]:
     function = _functions(settings, device)[job.level].gradient
-    slopes = {layer: slopes[layer] for layer in job.masks}
+    slopes = {layer: slopes[layer] for layer in job.regions}
     return _as_arrays(function(style_loss, slopes, *job[1:]))
 
 
@@ -392,12 +395,13 @@ class Tiled:
                 if content and not self.keeps:
                     window = targets["photograph"][tile.level][tile.window]
                     photograph = (window.astype(np.float32, copy=False),)
-            own = {
-                x: [tuple(y[tile.core(x)] for y in mask) for mask in masks[x]]
+            regions = {
+                x: [tile.region(x, *mask) for mask in masks[x]]
                 for x in masks.keys() & tile.fields.keys()
             }
             window = pictures[tile.level][tile.window].astype(np.float32, copy=False)
-            return Job(tile.level, window, tile.boxes(), own, parts, focus, kept, photograph)
+            boxes = tile.boxes()
+            return Job(tile.level, window, boxes, regions, parts, focus, kept, photograph)
 
         results = self.workers.run(function, common, map(job, tiles))
         whole, done = sum(tile.pixels for tile in tiles), 0

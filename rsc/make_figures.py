@@ -37,6 +37,11 @@ def paint(content: str, *styles: str, **settings) -> np.ndarray:
     return nst.stylize(*sources, nst.Settings(network="small", **settings)).image
 
 
+def paint_evenly(content: str, *styles: str, **settings) -> np.ndarray:
+    """The style everywhere alike, so that what differs is due to these settings."""
+    return paint(content, *styles, **{"style_layout": 0.0, **settings})
+
+
 def save(name: str, *rows) -> None:
     """Rows of (picture, label); a page is not to wait for them."""
     Image.fromarray(sheet(rows)).save(HERE / f"{name}.jpg", quality=85, subsampling=0)
@@ -69,7 +74,7 @@ def weights() -> None:
     }.items():
         default = getattr(nst.Settings(network="small").resolved(), name)
         changes = [{} if value == default else {name: value} for value in values]
-        pictures = [paint("astronaut", "strokes", **change) for change in changes]
+        pictures = [paint_evenly("astronaut", "strokes", **change) for change in changes]
         labels = [f"--{name} {value:g}" for value in values]
         rows.append(list(zip(pictures, labels, strict=True)))
     save("weights", *rows)
@@ -79,7 +84,7 @@ def textures() -> None:
     """Each example style (above) and what its style loss alone makes of noise (below)."""
     styles = sorted(EXAMPLES.glob("style/*.jpg"))
     options = {"init": "noise", "content_weight": 0.0}
-    results = [paint("temple", x.stem, **options) for x in styles]
+    results = [paint_evenly("temple", x.stem, **options) for x in styles]
     save("textures", *([(x, "") for x in row] for row in (styles, results)))
 
 
@@ -94,6 +99,7 @@ def half_masks(folder: str) -> tuple[str, str]:
 
 
 ALIKE = {"style_weight": 0.0, "init": "noise", "content_focus": 0.0}  # as in the paper
+ALONE = {"content_weight": 0.0, "init": "noise"}
 
 # For each control the settings of its pictures; of a name with two styles both are given.
 CONTROLS = {
@@ -105,6 +111,7 @@ CONTROLS = {
         {"init": "style"},
     ),
     "content_focus": (("temple", "circles"), *({"content_focus": x} for x in (0.0, 0.4, 1.0))),
+    "style_layout": (("rocket", "wave"), *({"style_layout": x} for x in (0.0, 0.2, 1.0))),
     "style_blend": (
         ("flower", "ink", "glass"),
         *({"style_blend": blend} for blend in ((1, 0), (7, 3), (3, 7), (0, 1))),
@@ -130,12 +137,8 @@ CONTROLS = {
         ("rocket", "flowers"),
         {"content_layers": ("level1_conv2",), **ALIKE},
         {"content_layers": ("level4_conv2",), **ALIKE},
-        {"style_layers": ("level1_conv1",), "content_weight": 0.0, "init": "noise"},
-        {
-            "style_layers": ("level1_conv1", "level2_conv1", "level3_conv1"),
-            "content_weight": 0.0,
-            "init": "noise",
-        },
+        {"style_layers": ("level1_conv1",), **ALONE},
+        {"style_layers": ("level1_conv1", "level2_conv1", "level3_conv1"), **ALONE},
     ),
 }
 
@@ -165,9 +168,9 @@ def control(name: str) -> None:
         if name == "mask":
             left, right = half_masks(folder)
             row = [(left, "--mask left.png"), (right, "--mask right.png")]
-            row.append((paint(*sources, mask=(left, right)), "left: ink, right: circles"))
+            row.append((paint_evenly(*sources, mask=(left, right)), "left: ink, right: circles"))
         else:
-            row = [(paint(*sources, **settings), label(settings)) for settings in variants]
+            row = [(paint_evenly(*sources, **settings), label(settings)) for settings in variants]
         save(name, row)
 
 

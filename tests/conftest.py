@@ -218,11 +218,14 @@ def pyramid_activations(image, weights, pooling):
 
 
 def moments(features, mask=None):
-    """Gram matrix and mean of [H, W, C]; under a mask T, [H, W, 1], positions weigh T²."""
+    """Of [H, W, C] the means of FᵀF, F, yF, and of y and y², where y goes from -1 at the top to 1;
+    under a mask T, [H, W, 1], positions weigh T²."""
     flat = np.float64(features).reshape(-1, features.shape[-1])
     weights = np.ones(len(flat)) if mask is None else np.float64(mask).ravel() ** 2
     weights /= weights.sum()
-    return (flat.T * weights) @ flat, weights @ flat
+    y = np.repeat(np.linspace(-1, 1, features.shape[0]), features.shape[1])
+    of_y = np.array([weights @ y, weights @ y**2])
+    return (flat.T * weights) @ flat, weights @ flat, (weights * y) @ flat, of_y
 
 
 def gram(features, mask=None):
@@ -234,20 +237,20 @@ def gram_distance(found, wanted):
 
 
 def covariance_distance(found, wanted):
-    (one, shift), (other, mean) = ((g - np.outer(m, m), m) for g, m in (found, wanted))
+    (one, shift), (other, mean) = ((g - np.outer(m, m), m) for g, m, *_ in (found, wanted))
     spread = np.sum((one - other) ** 2) / (np.sum(other**2) + 1e-6)
     return 2.5e8 * (spread + np.sum((shift - mean) ** 2) / (np.trace(other) + 1e-6)) / 2
 
 
+def regular(gram, mean):
+    covariance = gram - np.outer(mean, mean)
+    floor = 1e-4 * np.trace(covariance) / len(mean) + 1e-6 * np.trace(gram) + 1e-6
+    return covariance + floor * np.eye(len(mean))
+
+
 def wasserstein_distance(found, wanted):
     """By eigenvalues, of covariances with a little more in all directions."""
-
-    def regular(gram, mean):
-        covariance = gram - np.outer(mean, mean)
-        floor = 1e-4 * np.trace(covariance) / len(mean) + 1e-6 * np.trace(gram) + 1e-6
-        return covariance + floor * np.eye(len(mean))
-
-    one, other = regular(*found), regular(*wanted)
+    one, other = regular(*found[:2]), regular(*wanted[:2])
     values, vectors = np.linalg.eigh(other)
     root = vectors * np.sqrt(values) @ vectors.T
     overlap = np.sqrt(np.linalg.eigvalsh(root @ one @ root).clip(0)).sum()
@@ -255,14 +258,22 @@ def wasserstein_distance(found, wanted):
     return 2.5e8 * (np.sum((found[1] - wanted[1]) ** 2) + spread) / np.trace(other)
 
 
-DISTANCES = {  # of (Gram matrix, mean) and those wanted, by the name of the style loss
+def layout_distance(found, wanted):
+    def trend(mean, moment, of_y):
+        return (moment - of_y[0] * mean) / np.sqrt(max(of_y[1] - of_y[0] ** 2, 1e-6))
+
+    shift = trend(*found[1:]) - trend(*wanted[1:])
+    return 2.5e8 * np.sum(shift**2) / np.trace(regular(*wanted[:2]))
+
+
+DISTANCES = {  # of moments and those wanted, by the name of the style loss
     "gram": gram_distance,
     "covariance": covariance_distance,
     "wasserstein": wasserstein_distance,
 }
 # How far from these the program may be, relatively, in float32. It takes square roots by a few
 # steps of an iteration: enough where the two activations are not nearly alike.
-EXACT = {"gram": 1e-4, "covariance": 1e-3, "wasserstein": 1e-3}
+EXACT = {"gram": 1e-4, "layout": 1e-4, "covariance": 1e-3, "wasserstein": 1e-3}
 
 
 def total_variation(image):
@@ -305,7 +316,11 @@ def weighted_losses(image, content, styles, settings, weights, **how):
     blend /= blend.sum()
     pictures = (image, content, *styles)
     seen, wanted, *samples = (activations(x, weights, settings.pooling) for x in pictures)
-    distance = DISTANCES[settings.style_loss]
+
+    def distance(found, wanted):
+        layout = settings.style_layout * layout_distance(found, wanted)
+        return DISTANCES[settings.style_loss](found, wanted) + layout
+
     if settings.network == "small":  # layers that see the picture in less than 20 rows are left out
         wide = {x: w for x, w in style_layers.items() if min(seen[x].shape[:2]) >= 20}
         style_layers = wide or style_layers

@@ -377,6 +377,22 @@ def test_focus_leaves_flat_areas_to_the_painting():
     assert detailed_in_focus < 0.95 * detailed
 
 
+def test_layout_brings_to_the_top_what_is_on_top():
+    style = np.uint8(picture(64, 80) / 2 + np.linspace(120, 0, 64)[:, None, None])
+
+    def fall(image):
+        rows = np.float64(image).mean((1, 2))
+        return rows[: len(rows) // 2].mean() - rows[len(rows) // 2 :].mean()
+
+    def painted(layout):
+        options = {"size": 64, "num_iter": 60, "content_weight": 0, "init": "noise"}
+        return nst.stylize(CONTENT, style, quick(**options, style_layout=layout)).image
+
+    everywhere, in_place = (fall(painted(layout)) / fall(style) for layout in (0.0, 1.0))
+    assert abs(everywhere) < 0.2
+    assert 0.4 < in_place < 1.1  # in the margin the picture's mirror image has its share of it
+
+
 # Where to start
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import DISTANCES, EXACT, focus, gram, moments, total_variation
+from conftest import DISTANCES, EXACT, focus, gram, layout_distance, moments, total_variation
 
 import nst
 from nstlib import CannotGoOn, losses, networks, tf
@@ -50,7 +50,11 @@ def test_sums_of_parts_add_up():
     for masks in ((), (tf.constant(mask, tf.float32),)):
         whole = losses.sums(tf.constant(features), *masks)
         cut = [slice(0, 4), slice(4, 9)]
-        parts = [losses.sums(features[:, rows], *(x[:, rows] for x in masks)) for rows in cut]
+        y = losses.row_coordinates(9)
+        parts = [
+            losses.sums(features[:, rows], masks[0][:, rows] if masks else None, y[:, rows])
+            for rows in cut
+        ]
         for one, of_parts in zip(whole, zip(*parts, strict=True), strict=True):
             assert one.dtype == tf.float32
             close(sum(of_parts), one.numpy())
@@ -68,6 +72,9 @@ def test_mean_and_covariance_of_sums(masked):
     close(found.mean.numpy(), mean)
     covariance = np.cov(flat.T, aweights=weights, bias=True)
     close(found.covariance.numpy(), covariance)
+    y = np.repeat(np.linspace(-1, 1, 9), 7)
+    with_y = np.cov(flat.T, y, aweights=weights, bias=True)[:, -1]
+    close(found.trend.numpy(), with_y[:-1] / np.sqrt(with_y[-1]))
 
 
 def gradients(function, formula, *arguments):
@@ -177,26 +184,30 @@ def activation(*shape, seed):
     return np.maximum(random(*shape, seed=seed) @ mixing + 20, 0)
 
 
+FORMULAS = {**DISTANCES, "layout": layout_distance}
+FUNCTIONS = {**losses.STYLE_LOSSES, "layout": losses.layout_distance}
+
+
 def compared(name, found, wanted, *mask):
     """(loss, its gradient by the first activation), under a mask of it."""
     found = tf.constant(found[None])
     with tf.GradientTape() as tape:
         tape.watch(found)
         sums = losses.sums(found, *(tf.constant(np.float32(x[None])) for x in mask))
-        loss = losses.STYLE_LOSSES[name](sums, losses.sums(tf.constant(wanted[None])))
+        loss = FUNCTIONS[name](sums, losses.sums(tf.constant(wanted[None])))
     return float(loss), tape.gradient(loss, found).numpy()[0]
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("channels", [1, 5, 48])
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_distances_and_their_gradients(name, channels, masked):
     """Against the formula in float64 and its central differences."""
     found, wanted = activation(17, 13, channels, seed=1), activation(11, 19, channels, seed=2)
     mask = [np.random.default_rng(3).uniform(0, 1, (17, 13, 1))] if masked else []
 
     def expected(features):
-        return DISTANCES[name](moments(features, *mask), moments(wanted))
+        return FORMULAS[name](moments(features, *mask), moments(wanted))
 
     loss, gradient = compared(name, found, wanted, *mask)
     assert loss == pytest.approx(expected(found), rel=EXACT[name])
@@ -209,25 +220,31 @@ def test_distances_and_their_gradients(name, channels, masked):
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("layout", [0, 0.5])
 @pytest.mark.parametrize("name", DISTANCES)
-def test_blends_and_masks(name, masked):
+def test_blends_and_masks(name, layout, masked):
     """Two styles, of 1 and 3 parts, of a layer of weight 2."""
+
+    def distance(found, wanted):
+        return DISTANCES[name](found, wanted) + layout * layout_distance(found, wanted)
+
     found, one, other = (activation(17, 13, 5, seed=seed) for seed in range(3))
     masks = np.random.default_rng(3).uniform(0, 1, (2, 17, 13, 1)) if masked else ()
     guides = [tf.constant(np.float32(mask[None])) for mask in masks]
     samples = [losses.sums(tf.constant(x[None])) for x in (one, other)]
     wanted = losses.wanted_sums(samples, [1, 3], guides, 2.0)
     sums = [losses.sums(tf.constant(found[None]), *target.mask) for target in wanted]
-    loss = losses.layer_style_loss(losses.STYLE_LOSSES[name], sums, wanted)
+    settings = nst.Settings(style_loss=name, style_layout=layout).resolved()
+    loss = losses.layer_style_loss(settings, sums, wanted)
     shares, targets = (0.25, 0.75), [moments(one), moments(other)]
     if masked:
         expected = sum(
-            2 * 2 * share * np.mean(mask**2) * DISTANCES[name](moments(found, mask), target)
+            2 * 2 * share * np.mean(mask**2) * distance(moments(found, mask), target)
             for share, mask, target in zip(shares, masks, targets, strict=True)
         )
     else:
         mixed = [0.25 * x + 0.75 * y for x, y in zip(*targets, strict=True)]
-        expected = 2 * DISTANCES[name](moments(found), mixed)
+        expected = 2 * distance(moments(found), mixed)
     assert float(loss) == pytest.approx(expected, rel=EXACT[name])
 
 
@@ -249,7 +266,7 @@ def test_distance_of_the_same(name):
     assert abs(near) < (0.05 if name == "wasserstein" else 1e-4) * far
 
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_distances_where_nothing_varies(name):
     """Of a style of one colour, and of a picture of one: no division by zero, and a way out."""
     flat, varied = np.full([9, 8, 6], 7, np.float32), activation(9, 8, 6, seed=1)
@@ -261,7 +278,7 @@ def test_distances_where_nothing_varies(name):
     assert compared(name, varied, flat)[0] > 100 * abs(compared(name, flat, flat)[0])
 
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.parametrize("contrast", [1e-2, 1e-3, 1e-4, 1e-5])
 def test_distances_where_little_varies(name, contrast):
     """About a large mean, where float32 leaves little of a covariance."""
@@ -273,18 +290,18 @@ def test_distances_where_little_varies(name, contrast):
         assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_distances_of_half_precision(name):
     """As exact as the activations are: their sums are made in float32."""
     found, wanted = (activation(31, 33, 12, seed=seed) for seed in (1, 2))
     with tf.GradientTape() as tape:
         half = tf.cast(found[None], "bfloat16")
         tape.watch(half)
-        loss = losses.STYLE_LOSSES[name](losses.sums(half), losses.sums(tf.constant(wanted[None])))
+        loss = FUNCTIONS[name](losses.sums(half), losses.sums(tf.constant(wanted[None])))
     gradient = tape.gradient(loss, half)
     assert (loss.dtype, gradient.dtype) == ("float32", "bfloat16")
     rounded = tf.cast(half, "float32").numpy()[0]
-    exact = DISTANCES[name](moments(rounded), moments(wanted))
+    exact = FORMULAS[name](moments(rounded), moments(wanted))
     assert float(loss) == pytest.approx(exact, rel=EXACT[name])
     _, expected = compared(name, rounded, wanted)
     difference = tf.cast(gradient, "float32").numpy()[0] - expected
@@ -325,12 +342,18 @@ def test_the_loss_that_overflows_is_named(found, previous, suspect):
         losses.check_finite(named(found, np.nan), named(previous, 10))
 
 
-def test_sums_of_millions_of_positions():
+@pytest.mark.parametrize("masked", [False, True])
+def test_sums_of_millions_of_positions(masked):
     """As exact as those of few: a covariance keeps its smallest eigenvalues."""
     rng = np.random.default_rng(0)
     features = rng.uniform(0, 1, [1, 1500, 1501, 4]).astype(np.float32) + np.float32(30)
     features[..., 3] = features[..., 0] + 0.01 * features[..., 3]
-    found = losses.sums(tf.constant(features))
-    flat = features.reshape(-1, 4).astype(np.float64)
-    np.testing.assert_allclose(found.products, flat.T @ flat, rtol=2e-6)
-    np.testing.assert_allclose(found.totals, flat.sum(axis=0), rtol=2e-6)
+    mask = np.full([1, 1500, 1501, 1], 0.6 if masked else 1.0, np.float32)
+    found = losses.sums(tf.constant(features), tf.constant(mask) if masked else None)
+    gram, mean, moment, of_y = moments(features[0])
+    count = mask.astype(np.float64).ravel() @ mask.ravel()
+    np.testing.assert_allclose(found.count, count, rtol=2e-6)
+    np.testing.assert_allclose(found.products / count, gram, rtol=2e-6)
+    np.testing.assert_allclose(found.totals / count, mean, rtol=2e-6)
+    np.testing.assert_allclose(found.moments / count, moment, atol=1e-5)
+    np.testing.assert_allclose(found.coordinates / count, of_y, atol=1e-6)

@@ -50,7 +50,7 @@ def test_resolved(network):
     """What nobody chose is the network's; what somebody chose stays."""
     settings, entry = nst.Settings(network=network).resolved(), networks.NETWORKS[network]
     own = "num_iter", "learning_rate", "tv_weight", "style_loss", "colors", "init_noise", "pooling"
-    own += ("content_focus",)
+    own += "content_focus", "style_layout"
     for name in own:
         assert getattr(settings, name) == getattr(entry, name), name
     for kind in ("content_layers", "style_layers"):
