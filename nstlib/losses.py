@@ -265,7 +265,8 @@ def layout_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     s is their trend, [C]. Not in the paper, whose style is the same everywhere: there a painting's
     sky may come to the ground. To say where things are beside what they are, maps go with the
     activations in Champandard, "Semantic Style Transfer and Turning Two-Bit Doodles into Fine
-    Artworks" (2016); here y is the only one, and nobody has to draw it.
+    Artworks" (2016); here y is the only one, and nobody has to draw it. A picture's y goes over its
+    mirrored margin, too, which leaves the trend within a little flatter.
     """
     shift = tf.reduce_sum(tf.math.squared_difference(found.trend, wanted.trend))
     return RELATIVE * shift / tf.linalg.trace(_regular(wanted))
