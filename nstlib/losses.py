@@ -107,7 +107,8 @@ def sums(
     # Each as a list of numbers: along the first axis of several, TensorFlow adds one by one.
     weight, product = tf.unstack(flat_factors, axis=1)
     count, *of_y = map(tf.reduce_sum, (weight**2, weight * product, product**2))
-    return Sums(products, *tf.unstack(totals), count, tf.stack(of_y))
+    totals, moments = tf.unstack(totals)
+    return Sums(products, totals, moments, count, tf.stack(of_y))
 
 
 def gram_matrix(features: "tf.Tensor", mask: "tf.Tensor | None" = None) -> "tf.Tensor":
