@@ -3,8 +3,8 @@
 
     python rsc/make_figures.py [NAME ...]
 
-Everything by default, half an hour on a CPU; or what is named: example, matrix, weights, textures,
-timelapse, large, or one of CONTROLS.
+Everything by default, an hour or two on a CPU; or what is named: example, matrix, weights,
+textures, timelapse, large, or one of CONTROLS.
 """
 
 import functools
