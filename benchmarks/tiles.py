@@ -7,6 +7,7 @@ and where the time goes.
 Prints the tables of benchmarks/README.md: hours of them without --quick.
 """
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -91,12 +92,12 @@ def exactness(quick: bool) -> None:
 # Time per pixel
 
 
-def evaluations(settings, height: int, width: int, tile: int):
+def evaluations(settings, height: int, width: int, tile: int, see_tile=lambda *_: None):
     """A function that evaluates some image, in tiles or, for 0, as a whole."""
     settings, extractor = nst.load_network(settings)
     pictures = noise(height, width), [noise(256, 256, 1)]
     if tile:
-        tiled = tiles.Tiled(settings, tile, tiles.Devices(), lambda *_: None)
+        tiled = tiles.Tiled(settings, tile, tiles.Devices(), see_tile)
         targets, objective = tiled.take_targets(*pictures), tiled.objective
     else:
         targets = nst.take_targets(extractor, settings, *pictures)
@@ -105,37 +106,23 @@ def evaluations(settings, height: int, width: int, tile: int):
     return lambda: np.asarray(objective(targets, image)[1])
 
 
-def passes(settings, height: int, width: int, tile: int) -> tuple[float, float]:
-    """Seconds of the second pass's beginning and of its end."""
-    seen = []
-    settings, _ = nst.load_network(settings)
-    tiled = tiles.Tiled(settings, tile, tiles.Devices(), lambda *x: seen.append(x))
-    targets = tiled.take_targets(noise(height, width), [noise(256, 256, 1)])
-    for _ in range(2):
-        seen.clear()
-        tiled.objective(targets, tf.constant(noise(height, width, 2)))
-    between = max(at for share, at in seen if share < 1 / (1 + tiles.BACK) + 1e-9)
-    return between, seen[-1][1]
-
-
 def per_pixel(quick: bool) -> None:
     print("## Time per pixel\n", flush=True)
-    height, width, tile, rounds = (96, 128, 64, 1) if quick else (768, 1024, 1024, 3)
+    height, width, tile, rounds = (96, 128, 64, 1) if quick else (768, 1024, 1024, 2)
+    large = 4 * tile - 32, 3 * tile - 32  # with the margin, 12 tiles
     rows = []
     for network in NETWORKS[:1] if quick else NETWORKS:
-        for precision in ("float32", "auto"):
-            settings = nst.Settings(
-                network=network, weights=weights_of(network), precision=precision
-            )
-            large = 4 * tile - 32, 3 * tile - 32  # with the margin, 12 tiles
-            whole = evaluations(settings, height, width, 0)
-            tiled = evaluations(settings, *large, tile)
+        settings = nst.Settings(network=network, weights=weights_of(network))
+        for precision in sorted({"float32", settings.resolved().precision}, reverse=True):
+            own = dataclasses.replace(settings, precision=precision)
+            seen: dict[float, float] = {}  # seconds by the share of an evaluation, of the last one
+            whole = evaluations(own, height, width, 0)
+            tiled = evaluations(own, *large, tile, seen.__setitem__)
             times = [(seconds(whole), seconds(tiled)) for _ in range(rounds + 1)][1:]
             one, other = np.median(times, axis=0) / [height * width, large[0] * large[1]] * 1e6
-            ratio = f"{other / one:.2f}"
-            before, end = passes(settings, *large, tile)
-            figures = f"{one:.2f}", f"{other:.2f}", ratio, f"{before / end:.0%}"
-            rows.append([f"`{network}`, {settings.resolved().precision}", *figures])
+            before = max(seen[x] for x in seen if 0 < x < 1 / (1 + tiles.BACK) + 1e-9)
+            figures = f"{one:.2f}", f"{other:.2f}", f"{other / one:.2f}"
+            rows.append([f"`{network}`, {precision}", *figures, f"{before / seen[max(seen)]:.0%}"])
     sizes = f"{width} x {height} whole", f"tiles of {tile}"
     print_table(["µs per pixel", *sizes, "times as long", "first pass"], rows)
 

@@ -135,8 +135,8 @@ class TileWorkers:
     """The workers of a cluster for the tiles of a picture; see tiles.Workers.
 
     What travels is pickled here, as in paint_cells: each tile with its task, so that the scheduler
-    can give it to another worker when one is lost; what is common to all tiles as a task of its
-    own, whose result the workers hand on.
+    can give it to another worker when one is lost, and with what is common to all tiles. Were that
+    a task of its own, Dask would give all tiles to the worker that has its result.
     """
 
     def __init__(self, client: "Client", interrupts):
@@ -161,7 +161,7 @@ class TileWorkers:
         def submit(job):
             return self.client.submit(unpickle_and_evaluate, shared, pickle.dumps(job), pure=False)
 
-        shared = self.client.submit(bytes, pickle.dumps(common), pure=False)
+        shared = pickle.dumps(common)
         threads: Any = self.client.nthreads()
         ahead = AHEAD * max(1, sum(threads.values()))
         futures = deque(map(submit, itertools.islice(jobs, ahead)))

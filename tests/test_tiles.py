@@ -15,6 +15,7 @@ from conftest import ROOT, batch, picture, quick
 
 import nst
 from nstlib import cli, images, memory, networks, sources, tf, tiles
+from nstlib.cluster import TileWorkers, connect
 
 FEW = {"style_layers": ("level1_conv1", "level2_conv2")}  # to be traced in a second
 
@@ -344,11 +345,26 @@ def test_dask(lost, cluster, tmp_path, monkeypatch):
     if lost == "worker":
         assert run.returncode == 0
         assert found["iterations"] == 30
+        command[command.index("out.png")] = "again.png"  # by the worker that is left
+        subprocess.run(command, check=True, capture_output=True)
+        np.testing.assert_array_equal(images.load("out.png"), images.load("again.png"))
         return
     assert run.returncode == 2
     assert "the last good picture is in out.png" in stderr
     assert "Dask" in stderr
     assert 3 <= found["iterations"] < 30
+
+
+@pytest.mark.slow
+def test_dask_workers_share_the_tiles(cluster):
+    """From the first, not once Dask sees that one of them has nothing to do."""
+    address, _, _ = cluster
+    wait_and_tell = "(__import__('time').sleep(0.2), __import__('os').getpid())[1]"
+    with connect(address) as client:
+        client.wait_for_workers(2, timeout=120)
+        workers = TileWorkers(client, cli.Interrupts())
+        told = [*workers.run(partial(eval, wait_and_tell), (), iter([{}] * 4))]
+    assert sorted(map(told.count, set(told))) == [2, 2]
 
 
 # The command line
