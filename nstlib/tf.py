@@ -24,6 +24,16 @@ def use_onednn() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
+def has_onednn() -> bool:
+    """Whether it does, as far as TensorFlow tells, which is not for all to ask."""
+    with contextlib.suppress(AttributeError, ImportError):
+        _tensorflow()
+        from tensorflow.python.util import _pywrap_util_port
+
+        return _pywrap_util_port.IsMklEnabled()
+    return True
+
+
 @functools.cache
 def _tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -398,3 +398,24 @@ def test_onednn_where_it_is_faster(network, used, monkeypatch):
     monkeypatch.setattr(networks, "_compiled_extractor", lambda *_: None)
     networks.load_network(nst.Settings(network=network))
     assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == used
+
+
+def test_gradient_without_onednn(narrow, monkeypatch):
+    """It is that of TensorFlow, computed in another way."""
+    layers, image, found = ["block1_conv1", "block2_conv1"], batch(picture(40, 48)), []
+    for onednn in (True, False):
+        monkeypatch.setattr(tf, "has_onednn", lambda onednn=onednn: onednn)
+        extractor = networks.feature_extractor("narrow", layers, weights=narrow)
+
+        def gradient(image, extractor=extractor):
+            with tf.GradientTape() as tape:
+                tape.watch(image)
+                loss = tf.add_n([tf.reduce_sum(x**2) for x in extractor(image).values()])
+            return tape.gradient(loss, image)
+
+        graph = tf.function(gradient).get_concrete_function(tf.constant(image)).graph
+        kinds = [x.type for x in graph.get_operations()]
+        found.append((gradient(tf.constant(image)).numpy(), kinds.count("Conv2DBackpropInput")))
+    (expected, native), (value, other) = found
+    np.testing.assert_allclose(value, expected, atol=1e-5 * np.abs(expected).max())
+    assert (native, other) == (3, 1)  # the first layer has three channels only
