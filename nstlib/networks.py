@@ -336,8 +336,8 @@ def _convolution(name: str, shape: tuple[int, ...], precision: str):
 
 def _convolve(features, kernel):
     """[1, h, w, C] by a kernel [k, k, C, D], with a gradient that is a convolution, too: by the
-    kernel turned round. TensorFlow's own, where it has neither oneDNN nor a GPU, takes twice as
-    long, and for each position memory for all that the kernel sees there.
+    kernel turned round. TensorFlow's own, where it has neither oneDNN nor a GPU, takes longer, and
+    k² times the memory of its result.
     """
     kernel = tf.convert_to_tensor(kernel)
 

@@ -25,10 +25,10 @@ def use_onednn() -> None:
 
 
 def has_onednn() -> bool:
-    """Whether it does, as far as TensorFlow tells, which is not for all to ask."""
+    """Whether TensorFlow computes with oneDNN; True where that cannot be known."""
     with contextlib.suppress(AttributeError, ImportError):
         _tensorflow()
-        from tensorflow.python.util import _pywrap_util_port
+        from tensorflow.python.util import _pywrap_util_port  # there is no public way to ask
 
         return _pywrap_util_port.IsMklEnabled()
     return True
