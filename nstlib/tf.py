@@ -26,8 +26,8 @@ def use_onednn() -> None:
 
 def has_onednn() -> bool:
     """Whether TensorFlow computes with oneDNN; True where that cannot be known."""
+    _tensorflow()
     with contextlib.suppress(AttributeError, ImportError):
-        _tensorflow()
         from tensorflow.python.util import _pywrap_util_port  # there is no public way to ask
 
         return _pywrap_util_port.IsMklEnabled()
