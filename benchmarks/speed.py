@@ -33,7 +33,12 @@ sys.path.insert(0, str(ROOT))
 import nst  # noqa: E402 (after the path)
 from nstlib import images, networks, scales, tf  # noqa: E402
 
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+chosen = ONEDNN in os.environ
+tf.use_onednn()  # as the program does for `small`
 tf.constant(0)  # imported quietly here, for classic.py
+if not chosen:
+    del os.environ[ONEDNN]  # commands choose by themselves
 from classic import Classic  # noqa: E402
 
 RANDOM = Path(tempfile.mkdtemp(), "vgg19.h5")
@@ -59,6 +64,10 @@ def seconds(function) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def made_with() -> str:
+    return f"TensorFlow {tf.__version__} {'with' if tf.has_onednn() else 'without'} oneDNN"
 
 
 # Seconds per step
@@ -373,7 +382,7 @@ def whole(quick: bool) -> None:
 
 def main() -> None:
     tables = {"steps": steps, "loss": loss, "memory": memory, "command": whole}
-    print_tables(tables, __doc__.splitlines()[0], f"TensorFlow {tf.__version__}")
+    print_tables(tables, __doc__.splitlines()[0], made_with())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from speed import PAIRS, ROOT, seconds, vgg19_weights
+from speed import PAIRS, ROOT, made_with, seconds, vgg19_weights
 from tables import print_table, print_tables
 
 import nst
@@ -220,7 +220,7 @@ def workers(quick: bool) -> None:
 
 def main() -> None:
     tables = {"exact": exactness, "time": per_pixel, "memory": memory, "workers": workers}
-    print_tables(tables, __doc__.splitlines()[0], f"TensorFlow {tf.__version__}")
+    print_tables(tables, __doc__.splitlines()[0], made_with())
 
 
 if __name__ == "__main__":

@@ -339,15 +339,16 @@ def _convolve(features, kernel):
     kernel turned round. TensorFlow's own, where it has neither oneDNN nor a GPU, takes longer, and
     k² times the memory of its result.
     """
-    kernel = tf.convert_to_tensor(kernel)
+    values = tf.convert_to_tensor(kernel)
 
     @tf.custom_gradient
     def function(features):
         def gradient(upstream):
-            turned = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
+            with tf.init_scope():  # once for all evaluations, when the first is traced
+                turned = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
             return tf.nn.conv2d(upstream, turned, 1, "SAME")
 
-        return tf.nn.conv2d(features, kernel, 1, "SAME"), gradient
+        return tf.nn.conv2d(features, values, 1, "SAME"), gradient
 
     return function(features)
 
