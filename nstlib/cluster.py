@@ -196,15 +196,16 @@ def tile_workers(address: str | None, interrupts) -> Iterator[TileWorkers | None
         yield TileWorkers(client, interrupts)
 
 
-def _evaluate_on_worker(function, *arguments):
-    from nstlib import tf
+def _evaluate_on_worker(function, settings, *arguments):
+    from nstlib import networks, tf
 
     os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")  # as on the command line
+    networks.prepare(settings.network)
     with _one_at_a_time:
         device = (tf.config.list_logical_devices("GPU") or [None])[0]
         name = device and device.name
         with tf.device(name):
-            return function(name, *arguments)
+            return function(name, settings, *arguments)
 
 
 def _outcome(future, result):

@@ -583,23 +583,29 @@ def used_layers(settings: "Settings") -> list[str]:
     return list(layer_weights(settings.network, (*(content or ()), *(style or ()))))
 
 
+def prepare(network: str) -> None:
+    """Let TensorFlow compute as suits the network: of use before it is loaded only."""
+    if isinstance(NETWORKS[network], Pyramid):
+        tf.use_onednn()
+
+
 def load_network(settings: "Settings") -> LoadedNetwork:
     """The network of these settings, `small` where VGG cannot be had; loaded once and kept."""
-    if isinstance(NETWORKS[settings.network], Pyramid):
-        tf.use_onednn()
-    resolved = settings.resolved()
-    try:
-        extractor = _compiled_extractor(
-            resolved.network,
-            tuple(used_layers(resolved)),
-            resolved.pooling,
-            resolved.weights,
-            resolved.precision,
-            paths.changed(resolved.weights),
-        )
+    prepare(settings.network)
+    try:  # before TensorFlow is loaded, for which `small` may have to be prepared instead
+        weights = settings.weights or find_weights(settings.network)
     except WeightsUnavailable as reason:
         log.warning("%s. Going on with the bundled network (--network small).", reason)
         return load_network(dataclasses.replace(settings, network="small"))
+    resolved = settings.resolved()
+    extractor = _compiled_extractor(
+        resolved.network,
+        tuple(used_layers(resolved)),
+        resolved.pooling,
+        weights,
+        resolved.precision,
+        paths.changed(weights),
+    )
     return LoadedNetwork(resolved, extractor)
 
 

@@ -391,13 +391,30 @@ def test_weights_of_another_network_are_refused(vgg, monkeypatch, network, other
         networks.feature_extractor(network, ["block1_conv1"], weights=path)
 
 
-@pytest.mark.parametrize(("network", "used"), [("small", "1"), ("vgg19", None)])
-def test_onednn_where_it_is_faster(network, used, monkeypatch):
+@pytest.mark.parametrize(
+    ("network", "there", "used"),
+    [("small", True, "1"), ("vgg19", True, None), ("vgg19", False, "1")],
+)
+def test_onednn_where_it_is_faster(network, there, used, monkeypatch):
+    """It is chosen before TensorFlow is asked for anything, and loaded by that."""
+    seen = []
+
+    def find_weights(name):
+        if name == "vgg19" and not there:
+            raise networks.WeightsUnavailable("there is no network")
+        return f"{name}.h5"
+
+    def best_precision():
+        seen.append(os.environ.get("TF_ENABLE_ONEDNN_OPTS"))
+        return "float32"
+
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    monkeypatch.setattr(networks, "find_weights", find_weights)
     monkeypatch.setattr(networks, "_compiled_extractor", lambda *_: None)
+    monkeypatch.setattr(networks, "best_precision", best_precision)
     networks.load_network(nst.Settings(network=network))
-    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == used
+    assert set(seen) == {used}
 
 
 def test_gradient_without_onednn(narrow, monkeypatch):
