@@ -204,6 +204,8 @@ class Run:
     def paint(self, tile, workers, on_step, on_part) -> Result:
         """All scales, each as a whole, or in tiles where memory does not hold that."""
         work_before = 0
+        plan = ", ".join(f"{number} at {size} pixels" for size, number in self.plan)
+        log.info("iterations: %s", plan)
         for size, num_iter in self.plan:
             seen, sizes = len(self.history), self.sources.sizes(size / self.settings.size)
             ways = memory.ways(self.settings, *sizes, tile, workers)
@@ -326,25 +328,22 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
         )
     outputs.check([args.content, *args.style, args.init, *(settings.mask or ())], settings.size)
 
-    with (
-        cluster.tile_workers(args.dask, interrupts) as workers,
-        cli.progress(args.print_every) as (show, show_part),
-    ):
+    def on_step(step):
+        interrupts.hold = True  # from here on there is a picture to save
+        outputs.add(step)
+        show(step)
+        return not interrupts.signal
 
-        def on_step(step):
-            interrupts.hold = True  # from here on there is a picture to save
-            outputs.add(step)
-            show(step)
-            return not interrupts.signal
+    def on_part(part):
+        show_part(part)
+        return not interrupts.signal
 
-        def on_part(part):
-            show_part(part)
-            return not interrupts.signal
-
+    with cluster.tile_workers(args.dask, interrupts) as workers:
         options = {"tile": args.tile, "workers": workers, "on_part": on_part}
-        result = stylize(args.content, args.style, settings, on_step, **options)
-    outputs.save(result)
-    cli.say_where(args.result)
+        with cli.progress(args.print_every) as (show, show_part):
+            result = stylize(args.content, args.style, settings, on_step, **options)
+        outputs.save(result)  # before the cluster is left, which takes a while if it is lost
+        cli.say_where(args.result)
     if isinstance(result.cut_short, UserError):
         raise UserError(f"{result.cut_short}; the last good picture is in {args.result}")
     if interrupts.signal:

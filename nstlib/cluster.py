@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
 from nstlib import CannotGoOn, UserError, images
@@ -170,16 +171,25 @@ class TileWorkers:
             futures.extend(map(submit, itertools.islice(jobs, 1)))
 
     def _result(self, future):
+        arrived: Future = Future()
+
+        def fetch():
+            try:
+                arrived.set_result(future.result())
+            except BaseException as error:
+                arrived.set_exception(error)
+
+        # Dask gives up what has not wholly come within a time limit, and then sends it all again.
+        threading.Thread(target=fetch, daemon=True).start()
         asked = time.monotonic()
-        while True:
+        while not wait([arrived], timeout=1).done:
             if self.interrupts.signal:
                 raise KeyboardInterrupt
             if time.monotonic() > asked + SILENCE:
                 asked = time.monotonic()
                 if missing := _missing(self.client):
                     log.warning("%s; waiting for it (Ctrl-C ends that)", missing)
-            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-                return future.result(timeout=1)
+        return arrived.result()
 
 
 def _lacks(error: ModuleNotFoundError) -> str:
@@ -192,8 +202,12 @@ def tile_workers(address: str | None, interrupts) -> Iterator[TileWorkers | None
     if not address:
         yield None
         return
-    with connect(address) as client:
+    client = connect(address)
+    try:
         yield TileWorkers(client, interrupts)
+    finally:
+        with contextlib.suppress(Exception):  # of a scheduler that is lost
+            client.close()
 
 
 def _evaluate_on_worker(function, settings, *arguments):

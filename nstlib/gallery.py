@@ -269,9 +269,12 @@ def paint_cells(cells, settings, paint: Callable, interrupts, bar) -> Iterator[t
     start, title, stopped = 0, "", False
 
     def on_step(step):
-        nonlocal stopped
         bar.set_description(title, refresh=False)
         bar.update(start + step.progress - bar.n)
+        return goes_on()
+
+    def goes_on(part=None):
+        nonlocal stopped
         stopped = bool(interrupts.signal)
         return not stopped
 
@@ -280,8 +283,8 @@ def paint_cells(cells, settings, paint: Callable, interrupts, bar) -> Iterator[t
             bar.set_description("tracing")
         start, title = bar.n, f"{bar.n + 1:.0f}/{bar.total} {cell.path.stem}"
         try:
-            result = paint(cell.content, list(cell.styles), settings, on_step)
-        except Exception as error:
+            result = paint(cell.content, list(cell.styles), settings, on_step, on_part=goes_on)
+        except (Exception, KeyboardInterrupt) as error:
             result = error
         if stopped:
             return

@@ -83,7 +83,7 @@ def ways(
     tile, workers: as `stylize` takes them. A GPU's memory is not known before it is used up.
     """
     longest = max(content)
-    if tile == "auto" and workers:
+    if tile == "auto" and workers and longest > TILES[0]:
         tile = TILES[0]
     if tile != "auto":
         return [int(tile) if 0 < int(tile) < longest else 0]

@@ -17,8 +17,8 @@ def plan_scales(settings: Settings, thinnest: float) -> list[tuple[int, int]]:
     Up to 1024 pixels all have the same share of the iterations; beyond, fewer, in proportion to
     1024 / size: what is large is settled by then, and only the finest marks are new [Galerne et
     al., "Scaling Painting Style Transfer", EGSR 2024, go further]. 512 pixels and 1000 iterations
-    in 3 scales: 128 with 333, 256 with 333, 512 with 334. `thinnest` is the smallest ratio of short
-    to long side: scales at which an image would have fewer than 32 pixels across are left out.
+    in 3 scales: 128 with 333, 256 with 333, 512 with 334. `thinnest` is the shortest side of all
+    images, over that longest side: scales at which it has fewer than 32 pixels are left out.
     `settings`: resolved.
     """
     scales = min(int(settings.scales), settings.num_iter)

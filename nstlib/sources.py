@@ -21,7 +21,7 @@ class Sources(NamedTuple):
     styles: list[np.ndarray]  # likewise
     masks: list[np.ndarray]  # float32, C is 1; none, or one for each style
     init: np.ndarray | None  # float32, what the optimization is to start from, of any size
-    thinnest: float  # the smallest ratio of short to long side
+    thinnest: float  # the shortest side of all, over the longest of the content
     tint: Callable[[np.ndarray], np.ndarray] = lambda image: image  # gives a result its colours
 
     def in_colors(self, settings: Settings) -> "Sources":
@@ -82,7 +82,10 @@ def load_sources(
         networks.read_weights(settings.weights, settings.network)
     for file, image, scale in zip(files, loaded, scales, strict=True):
         images.check_size(file, image, settings.size, scale)
-    thinnest = min(min(x.shape[:2]) / max(x.shape[:2]) for x in loaded)
+    thinnest = min(
+        scale * min(image.shape[:2]) / max(image.shape[:2])
+        for image, scale in zip(loaded, scales, strict=True)
+    )
     return Sources(loaded[0], loaded[1:], masks, init, thinnest)
 
 

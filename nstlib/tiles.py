@@ -171,8 +171,12 @@ def load_levels(settings, device: str | None = None) -> list[networks.Level]:
 
 
 @functools.lru_cache(maxsize=16)
-def _functions(settings, device: str | None) -> list[LevelFunctions]:
+def _compiled_functions(settings, device: str | None, changed) -> list[LevelFunctions]:
     return [_level_functions(settings, level) for level in load_levels(settings, device)]
+
+
+def _functions(settings, device: str | None) -> list[LevelFunctions]:
+    return _compiled_functions(settings, device, paths.changed(settings.weights))
 
 
 def _level_functions(settings, level: networks.Level) -> LevelFunctions:
@@ -305,10 +309,10 @@ class Tiled:
         self.style = _layers(settings.style_weight, settings.network, settings.style_layers)
         network = networks.NETWORKS[settings.network]
         values = {}
-        for level in self.levels:
+        for number, level in enumerate(self.levels):
             for layer in level.fields.keys() & self.content:
                 channels = network.shapes[network.place(layer)[1]][-1]
-                values[layer] = channels / level.fields[layer].stride ** 2
+                values[layer] = channels / (2**number * level.fields[layer].stride) ** 2
         self.keeps = sum(values.values()) <= KEPT
 
     def take_targets(self, content, styles, masks=()) -> dict:

@@ -77,7 +77,13 @@ def test_verbose(tmp_path, capsys, caplog):
     assert nst.main(list(map(str, argv))) == 0
     width, height = images.size_to_fit(*images.image_size(CONTENT), 64)
     said = "\n".join(caplog.messages)
-    for part in ("network small", f"{width} x {height}", CONTENT.name, STYLE.name):
+    for part in (
+        "network small",
+        f"{width} x {height}",
+        CONTENT.name,
+        STYLE.name,
+        "5 at 64 pixels",
+    ):
         assert part in said
     number = r"\d\.\d+e[+-]\d+"
     line = rf"^ *(\d+) +total {number} +content {number} +style {number} +tv {number} +\d+\.\d s$"

@@ -368,7 +368,7 @@ def test_progress_is_smooth_and_ends_full(folders):
     bar = tqdm(total=2, file=io.StringIO())
     seen, titles = [], []
 
-    def paint(content, styles, settings, on_step):
+    def paint(content, styles, settings, on_step, on_part):
         titles.append(bar.desc)
         for step in range(5):
             on_step(SimpleNamespace(progress=step / 4))
@@ -379,6 +379,22 @@ def test_progress_is_smooth_and_ends_full(folders):
     list(gallery.paint_cells([cell, cell], SETTINGS, paint, cli.Interrupts(), bar))
     assert seen == [0, 0.25, 0.5, 0.75, 1, 1, 1.25, 1.5, 1.75, 2]
     assert titles == ["tracing: ", "1/2 a_x: ", "1/2 a_x: ", "2/2 a_x: "]
+
+
+def test_an_interrupt_ends_a_picture_between_its_tiles():
+    """Which may take minutes each."""
+    interrupts, told = cli.Interrupts(), []
+
+    def paint(content, styles, settings, on_step, on_part):
+        told.append(on_part(None))
+        interrupts.signal = 2
+        told.append(on_part(None))
+        raise KeyboardInterrupt  # as stylize does before there is an image
+
+    cell = gallery.Cell(Path("photos/a.png"), (Path("art/x.png"),), Path("sheet/a_x.png"))
+    bar = tqdm(total=2, file=io.StringIO())
+    assert not list(gallery.paint_cells([cell, cell], SETTINGS, paint, interrupts, bar))
+    assert told == [True, False]
 
 
 # The sheet

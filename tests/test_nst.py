@@ -23,7 +23,18 @@ from conftest import (
 )
 
 import nst
-from nstlib import UserError, __version__, images, losses, memory, networks, scales, tf
+from nstlib import (
+    UserError,
+    __version__,
+    images,
+    losses,
+    memory,
+    networks,
+    scales,
+    sources,
+    tf,
+    tiles,
+)
 from nstlib.optimizers import OPTIMIZERS
 
 CONTENT, STYLE, OTHER_STYLE = picture(32, 40), picture(40, 32, 1), picture(32, 32, 2)
@@ -73,6 +84,22 @@ def test_resolved(network):
 )
 def test_scales_start_at_128_or_more(size, scales):
     assert nst.Settings(size=size).resolved().scales == scales
+
+
+@pytest.mark.parametrize(
+    ("content", "style", "style_scale", "thinnest"),
+    [
+        ((60, 80), (50, 80), 1, 0.625),
+        ((60, 80), (80, 40), 1, 0.5),
+        ((20, 80), (80, 80), 1, 0.25),
+        ((80, 80), (40, 80), 0.5, 0.25),
+        ((80, 40), (20, 80), 4, 0.5),
+    ],
+)
+def test_the_thinnest_image(content, style, style_scale, thinnest):
+    settings = quick(size=80, style_scale=style_scale)
+    found = sources.load_sources(picture(*content), [picture(*style)], settings)
+    assert found.thinnest == thinnest
 
 
 @pytest.mark.parametrize(
@@ -684,8 +711,11 @@ def test_weights_that_have_changed_are_read_again(tmp_path):
     settings = quick(weights=str(path))
     first = nst.load_network(settings)
     assert nst.load_network(settings).extractor is first.extractor
+    functions = tiles._functions(first.settings, None)
+    assert tiles._functions(first.settings, None) is functions
     os.utime(path, (0, 0))
     assert nst.load_network(settings).extractor is not first.extractor
+    assert tiles._functions(first.settings, None) is not functions
 
 
 # The version

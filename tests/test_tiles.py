@@ -5,9 +5,11 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 import weakref
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from conftest import ROOT, batch, picture, quick
 
 import nst
 from nstlib import cli, images, memory, networks, sources, tf, tiles
+from nstlib import cluster as cluster_of_dask
 from nstlib.cluster import TileWorkers, connect
 
 FEW = {"style_layers": ("level1_conv1", "level2_conv2")}  # to be traced in a second
@@ -355,16 +358,55 @@ def test_dask(lost, cluster, tmp_path, monkeypatch):
     assert 3 <= found["iterations"] < 30
 
 
+class WaitAndTell:
+    """Unpickled, it is the number of the process, which takes a while."""
+
+    def __reduce__(self):
+        return eval, ("(__import__('time').sleep(0.2), __import__('os').getpid())[1]",)
+
+
 @pytest.mark.slow
 def test_dask_workers_share_the_tiles(cluster):
     """From the first, not once Dask sees that one of them has nothing to do."""
     address, _, _ = cluster
-    wait_and_tell = "(__import__('time').sleep(0.2), __import__('os').getpid())[1]"
     with connect(address) as client:
         client.wait_for_workers(2, timeout=120)
         workers = TileWorkers(client, cli.Interrupts())
-        told = [*workers.run(partial(eval, wait_and_tell), (), iter([{}] * 4))]
+        settings = nst.Settings(network="small")
+        found = workers.run(slice, (settings,), iter([WaitAndTell() for _ in range(4)]))
+        told = [arguments.step for arguments in found]
     assert sorted(map(told.count, set(told))) == [2, 2]
+
+
+class SlowFuture:
+    """As Dask's: what has not come within a time limit is dropped, and comes anew."""
+
+    def result(self, timeout=None):
+        time.sleep(min(2.5, timeout or 2.5))
+        if timeout:
+            raise TimeoutError
+        return "a tile"
+
+
+def test_a_tile_may_take_its_time_to_arrive():
+    assert TileWorkers(None, cli.Interrupts())._result(SlowFuture()) == "a tile"
+
+
+def test_a_cluster_that_cannot_be_left_costs_no_picture(monkeypatch):
+    def close():
+        raise TimeoutError
+
+    monkeypatch.setattr(cluster_of_dask, "connect", lambda address: SimpleNamespace(close=close))
+    with cluster_of_dask.tile_workers("tcp://gone", cli.Interrupts()) as workers:
+        assert workers
+
+
+def test_an_interrupt_is_answered_while_a_tile_is_awaited():
+    interrupts = cli.Interrupts()
+    interrupts.signal, began = 2, time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        TileWorkers(None, interrupts)._result(SlowFuture())
+    assert time.monotonic() - began < 2
 
 
 # The command line
