@@ -28,7 +28,8 @@ AHEAD = 3  # tiles that are sent for each thread of a worker, so that it need no
 _one_at_a_time = threading.Lock()
 
 
-def connect(address: str) -> "Client":
+@contextlib.contextmanager
+def connect(address: str) -> Iterator["Client"]:
     """A client of the scheduler at this address, which closes where its context ends.
 
     Raises UserError without dask.distributed, a scheduler, or at least one worker.
@@ -59,7 +60,11 @@ def connect(address: str) -> "Client":
             f"the Dask scheduler at {address} has no workers: start some "
             f"(dask worker {address} --nthreads 1)"
         ) from error
-    return client
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(Exception):  # of a scheduler that is lost
+            client.close()
 
 
 async def _identity(address: str) -> dict:
@@ -202,12 +207,8 @@ def tile_workers(address: str | None, interrupts) -> Iterator[TileWorkers | None
     if not address:
         yield None
         return
-    client = connect(address)
-    try:
+    with connect(address) as client:
         yield TileWorkers(client, interrupts)
-    finally:
-        with contextlib.suppress(Exception):  # of a scheduler that is lost
-            client.close()
 
 
 def _evaluate_on_worker(function, settings, *arguments):

@@ -22,7 +22,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from nstlib import UserError, __version__
-from nstlib.paths import why
+from nstlib.paths import changed, why
 
 log = logging.getLogger("nst")
 
@@ -55,14 +55,14 @@ def cached(address: str, md5: str, folder: Path) -> Path:
     Other processes may do the same meanwhile. Raises OSError and others where it cannot be had.
     """
     path = folder / address.rpartition("/")[2]
-    if path.is_file() and _md5(path) == md5:
+    if path.is_file() and _md5(path, changed(path)) == md5:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{path.name}.{uuid.uuid4().hex[:8]}.part"
     try:
         with part.open("xb") as file:
             download(address, file)
-        if _md5(part) != md5:
+        if _md5(part, changed(part)) != md5:
             raise OSError("what comes is not the file that was expected")
         part.replace(path)
     finally:
@@ -133,5 +133,6 @@ def _read(address: str, came: queue.SimpleQueue, given_up: threading.Event) -> N
         came.put(error)
 
 
-def _md5(path: Path) -> str:
+@functools.lru_cache(maxsize=2)  # for all pictures of a gallery
+def _md5(path: Path, changed: int | None) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()

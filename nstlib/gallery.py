@@ -190,9 +190,10 @@ def make(
     """Paint the cells that are not done, write the sheet, and return the exit status.
 
     `resolve() -> settings` gives them as they will be used, nothing left None; `paint(content,
-    styles, settings, on_step)` is `nst.stylize`; `dask` the address of a scheduler, whose workers
-    then paint. A cell that fails is reported on stderr and left empty: the status is 2. After an
-    interrupt (130 or 143) the sheet shows what is done. Raises UserError before work starts.
+    styles, settings, on_step, on_part=...)` is `nst.stylize`; `dask` the address of a scheduler,
+    whose workers then paint. A cell that fails is reported on stderr and left empty: the status is
+    2. After an interrupt (130 or 143) the sheet shows what is done. Raises UserError before work
+    starts.
     """
     with cluster.connect(dask) if dask else nullcontext() as client:
         return _make(gallery, resolve(), paint, interrupts, client)

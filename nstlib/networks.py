@@ -339,7 +339,7 @@ def _convolve(features, kernel):
     kernel turned round. TensorFlow's own, where it has neither oneDNN nor a GPU, takes longer, and
     k² times the memory of its result.
     """
-    values = tf.convert_to_tensor(kernel)
+    values = tf.convert_to_tensor(kernel)  # a variable that is seen would want a gradient
 
     @tf.custom_gradient
     def function(features):

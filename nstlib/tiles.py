@@ -309,10 +309,11 @@ class Tiled:
         self.style = _layers(settings.style_weight, settings.network, settings.style_layers)
         network = networks.NETWORKS[settings.network]
         values = {}
-        for number, level in enumerate(self.levels):
+        for level in self.levels:
             for layer in level.fields.keys() & self.content:
-                channels = network.shapes[network.place(layer)[1]][-1]
-                values[layer] = channels / (2**number * level.fields[layer].stride) ** 2
+                number, name = network.place(layer)
+                stride = 2**number * level.fields[layer].stride
+                values[layer] = network.shapes[name][-1] / stride**2
         self.keeps = sum(values.values()) <= KEPT
 
     def take_targets(self, content, styles, masks=()) -> dict:

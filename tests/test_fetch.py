@@ -237,6 +237,18 @@ def test_failed_download(server, capsys, reply):
     assert capsys.readouterr().out == ""
 
 
+def test_weights_that_stay_the_same_are_hashed_once(server, monkeypatch):
+    networks.find_weights("vgg19")
+    hashed, md5 = [], hashlib.md5
+    monkeypatch.setattr(fetch.hashlib, "md5", lambda *x, **y: hashed.append(1) or md5(*x, **y))
+    for _ in range(3):
+        networks.find_weights("vgg19")
+    assert len(hashed) == 1
+    (cache() / "photo.jpg").write_bytes(SMALL[:1000])
+    networks.find_weights("vgg19")
+    assert len(server.asked) == 2
+
+
 def test_damaged_cache_is_downloaded_anew(server):
     cache().mkdir()
     (cache() / "photo.jpg").write_bytes(SMALL[:1000])

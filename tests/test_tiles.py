@@ -393,10 +393,17 @@ def test_a_tile_may_take_its_time_to_arrive():
 
 
 def test_a_cluster_that_cannot_be_left_costs_no_picture(monkeypatch):
+    import distributed
+
     def close():
         raise TimeoutError
 
-    monkeypatch.setattr(cluster_of_dask, "connect", lambda address: SimpleNamespace(close=close))
+    async def identity(address):
+        return {"type": "Scheduler"}
+
+    client = SimpleNamespace(close=close, wait_for_workers=lambda *_, **__: None)
+    monkeypatch.setattr(cluster_of_dask, "_identity", identity)
+    monkeypatch.setattr(distributed, "Client", lambda *_, **__: client)
     with cluster_of_dask.tile_workers("tcp://gone", cli.Interrupts()) as workers:
         assert workers
 
