@@ -71,9 +71,15 @@ def take_targets(extractor, settings: Settings, content, styles, masks=()) -> di
         for layer in networks.layer_weights(settings.network, settings.content_layers):
             targets["content"][layer] = tf.cast(features[layer], tf.float32)
             targets["focus"][layer] = losses.content_focus(settings, content, sizes[layer])
+    del features  # the activations of one picture at a time
     if settings.style_weight:
         layers = networks.layer_weights(settings.network, settings.style_layers)
-        samples = [{x: losses.sums(f[x]) for x in layers} for f in map(extractor, styles)]
+
+        def sums(style):
+            features = extractor(style)
+            return {layer: losses.sums(features[layer]) for layer in layers}
+
+        samples = list(map(sums, styles))
         targets["style"] = losses.wanted_style(settings, samples, sizes, masks)
     return targets
 

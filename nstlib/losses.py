@@ -65,6 +65,7 @@ def row_coordinates(rows: "int | tf.Tensor") -> "tf.Tensor":
     return tf.reshape(tf.linspace(-1.0, 1.0, rows), [1, -1, 1, 1])
 
 
+@networks.traced_once
 def sums(
     features: "tf.Tensor", mask: "tf.Tensor | None" = None, y: "tf.Tensor | None" = None
 ) -> Sums:
@@ -193,6 +194,7 @@ def covariance_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     return RELATIVE / 2 * (spread + shift / (tf.linalg.trace(target) + TINY))
 
 
+@networks.traced_once
 def wasserstein_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     """(‖μ - μₜ‖² + tr Σ + tr Σₜ - 2 tr (ΣΣₜ)^½) / tr Σₜ, times RELATIVE.
 
@@ -260,6 +262,7 @@ STYLE_LOSSES: dict[str, Callable[[Sums, Sums], "tf.Tensor"]] = {
 }
 
 
+@networks.traced_once
 def layout_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     """‖s - sₜ‖² / tr Σₜ, times RELATIVE: how activations change from the top to the bottom.
 

@@ -642,6 +642,23 @@ def compiled(function: Callable) -> Callable:
     return call
 
 
+def traced_once(function: Callable) -> Callable:
+    """A function of tensors that a compiled function calls for several layers: traced once for all
+    of the same shape, and left out of the graph. So the first evaluation of `small`, whose ten
+    layers have two shapes, takes little more than half as long, and each a little less memory."""
+
+    @functools.cache
+    def graph():
+        options = {"autograph": False, "experimental_attributes": {"_noinline": True}}
+        return tf.function(function, **options)
+
+    @functools.wraps(function)
+    def call(*arguments, **named):
+        return (function if tf.executing_eagerly() else graph())(*arguments, **named)
+
+    return call
+
+
 def find_weights(network: str) -> str:
     """The path of the network's own weights: bundled, or downloaded once into Keras's cache.
 
