@@ -438,3 +438,24 @@ def test_gradient_without_onednn(narrow, monkeypatch):
     counts = [kinds.count("Conv2DBackpropInput") for kinds in (native, other)]
     assert counts == [3, 1]  # the first layer has three channels only
     assert "ReverseV2" not in other  # the kernels are turned once, not at each evaluation
+
+
+def test_what_is_called_for_several_layers_is_traced_once_for_each_shape():
+    traced = []
+
+    @networks.traced_once
+    def double(x):
+        traced.append(x.shape[-1])
+        return 2 * x
+
+    def total(*layers):
+        with tf.GradientTape() as tape:
+            tape.watch(layers)
+            loss = tf.add_n([tf.reduce_sum(double(x)) for x in layers])
+        return loss, tape.gradient(loss, layers)
+
+    layers = [tf.ones([1, 2, 3, channels]) for channels in (4, 5, 4, 5, 4)]
+    loss, gradients = networks.compiled(total)(*layers)
+    assert traced == [4, 5]
+    assert float(loss) == 2 * sum(tf.size(x).numpy() for x in layers)
+    assert all((gradient.numpy() == 2).all() for gradient in gradients)
