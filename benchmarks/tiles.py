@@ -2,7 +2,7 @@
 """How exact tiles are and what they cost: time per pixel beside the whole picture, peak memory,
 and where the time goes.
 
-    python benchmarks/tiles.py [--quick] [exact] [time] [memory] [workers]
+    python benchmarks/tiles.py [--quick] [exact] [time] [content] [memory] [workers]
 
 Prints the tables of benchmarks/README.md: hours of them without --quick.
 """
@@ -127,6 +127,50 @@ def per_pixel(quick: bool) -> None:
     print_table(["µs per pixel", *sizes, "times as long", "first pass"], rows)
 
 
+# Content targets
+
+
+def from_disk(files: dict[str, Path]) -> dict[str, np.ndarray]:
+    """Arrays that are read where they are looked at, from files of which no cache is left."""
+    for path in files.values():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return {layer: np.load(path, mmap_mode="r") for layer, path in files.items()}
+
+
+def content_targets(quick: bool) -> None:
+    """An evaluation with the photograph's activations in memory, on disk, or computed again."""
+    print("## Content targets\n", flush=True)
+    height, width, tile, rounds = (96, 128, 64, 1) if quick else (992, 1504, 512, 3)
+    pictures = noise(height, width), [noise(256, 256, 1)]
+    image, rows = tf.constant(noise(height, width, 2)), []
+    for network in NETWORKS[:1] if quick else NETWORKS:
+        settings = nst.Settings(network=network, weights=weights_of(network), precision="float32")
+        tiled = tiles.Tiled(settings.resolved(), tile, tiles.Devices(), lambda *_: None)
+        times = {"in memory": [], "on disk": [], "computed again": []}
+        tiled.keeps = False
+        photograph = tiled.take_targets(*pictures)
+        tiled.keeps = True
+        targets = tiled.take_targets(*pictures)
+        with tempfile.TemporaryDirectory() as folder:
+            files = {layer: Path(folder, f"{layer}.npy") for layer in targets["content"]}
+            for layer, path in files.items():
+                np.save(path, targets["content"][layer])
+            for _ in range(rounds + 1):
+                for way, found in times.items():
+                    tiled.keeps = way != "computed again"
+                    used = targets if tiled.keeps else photograph
+                    if way == "on disk":
+                        used = {**targets, "content": from_disk(files)}
+                    found.append(seconds(partial(tiled.objective, used, image)))
+            del used
+        size = sum(x.nbytes for x in targets["content"].values()) / (height * width)
+        figures = (f"{np.median(x[1:]):.2f}" for x in times.values())  # the first is traced
+        rows.append([f"`{network}`, {width} x {height}", *figures, f"{size:.0f}"])
+    print_table(["seconds an evaluation", *times, "bytes a pixel"], rows)
+
+
 # Peak memory
 
 
@@ -219,7 +263,8 @@ def workers(quick: bool) -> None:
 
 
 def main() -> None:
-    tables = {"exact": exactness, "time": per_pixel, "memory": memory, "workers": workers}
+    tables = {"exact": exactness, "time": per_pixel, "content": content_targets}
+    tables |= {"memory": memory, "workers": workers}
     print_tables(tables, __doc__.splitlines()[0], made_with())
 
 

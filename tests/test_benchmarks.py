@@ -30,7 +30,7 @@ def test_quick_benchmark_of_tiles():
     errors = re.findall(r"tiles of 64 \| (\S+e\S+) \| (\S+) \|", done.stdout)
     assert len(errors) == 2
     assert all(float(loss) < 1e-5 and float(gradient) < 1e-4 for loss, gradient in errors)
-    for heading in ("Time per pixel", "Peak memory", "Dask workers"):
+    for heading in ("Time per pixel", "Content targets", "Peak memory", "Dask workers"):
         table = done.stdout.partition(f"## {heading}")[2].partition("\n## ")[0]
         assert re.search(r"^\| .* \| [\d.]+ \|", table, re.MULTILINE), heading
 
