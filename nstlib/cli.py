@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import traceback
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nstlib import UserError, memory, provenance
+from nstlib import UserError, memory, paths, provenance
 from nstlib.progress import progress_bar
 from nstlib.settings import LIMITS, shortest
 
@@ -179,7 +180,10 @@ def _called_as() -> list[str]:
     program = Path(sys.argv[0])
     if program.name == "nst.py":
         return sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
-    return ["nst"] if program.stem == "nst" else ["python3", "nst.py"]
+    if program.stem != "nst":
+        return ["python3", "nst.py"]
+    found = shutil.which("nst")  # where the shell finds another or none, its whole name
+    return ["nst"] if found and paths.is_same(found, program) else [str(program)]
 
 
 def say(message: str) -> None:

@@ -78,14 +78,20 @@ async def _identity(address: str) -> dict:
         await scheduler.close_rpc()
 
 
+def _workers(client: "Client") -> dict[str, dict]:
+    """What the scheduler says of its workers; raises errors of many kinds when it is gone or does
+    not answer."""
+    scheduler: Any = client.scheduler  # of which distributed's types know nothing
+    found: Any = client.sync(scheduler.identity, callback_timeout=PATIENCE)
+    return found["workers"]
+
+
 def _missing(client: "Client") -> str | None:
     """What a cluster lacks to go on with its work."""
-    scheduler: Any = client.scheduler  # of which distributed's types know nothing
     try:
-        found: Any = client.sync(scheduler.identity, callback_timeout=PATIENCE)
-    except Exception:  # of many kinds, when it is gone or does not answer
+        return None if _workers(client) else "the Dask cluster has no workers"
+    except Exception:
         return "the Dask scheduler does not answer"
-    return None if found["workers"] else "the Dask cluster has no workers"
 
 
 def paint_cells(client: "Client", cells, settings, paint: Callable, interrupts, bar) -> Iterator:
@@ -168,8 +174,10 @@ class TileWorkers:
             return self.client.submit(unpickle_and_evaluate, shared, pickle.dumps(job), pure=False)
 
         shared = pickle.dumps(common)
-        threads: Any = self.client.nthreads()
-        ahead = AHEAD * max(1, sum(threads.values()))
+        threads = 1
+        with contextlib.suppress(Exception):  # who does not answer is waited for with the result
+            threads = sum(worker["nthreads"] for worker in _workers(self.client).values())
+        ahead = AHEAD * max(1, threads)
         futures = deque(map(submit, itertools.islice(jobs, ahead)))
         while futures:
             yield self._result(futures.popleft())

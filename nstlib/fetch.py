@@ -15,14 +15,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import uuid
 from pathlib import Path
 from typing import BinaryIO
 
 from tqdm import tqdm
 
 from nstlib import UserError, __version__
-from nstlib.paths import changed, why
+from nstlib.paths import changed, replacing, why
 
 log = logging.getLogger("nst")
 
@@ -58,15 +57,11 @@ def cached(address: str, md5: str, folder: Path) -> Path:
     if path.is_file() and _md5(path, changed(path)) == md5:
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{path.name}.{uuid.uuid4().hex[:8]}.part"
-    try:
-        with part.open("xb") as file:
-            download(address, file)
-        if _md5(part, changed(part)) != md5:
+    with replacing(path) as file:
+        download(address, file)
+        file.seek(0)
+        if hashlib.md5(file.read(), usedforsecurity=False).hexdigest() != md5:
             raise OSError("what comes is not the file that was expected")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -669,11 +669,11 @@ def find_weights(network: str) -> str:
         return str(Path(__file__).with_name(source))
     home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))  # noqa: PTH111
     folder = Path(home, "models")
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK) and not (folder / Path(source).name).is_file():
-        folder = Path(tempfile.gettempdir(), ".keras", "models")  # as Keras does
     try:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK) and not paths.is_file(folder / Path(source).name):
+            folder = Path(tempfile.gettempdir(), ".keras", "models")  # as Keras does
         return str(fetch.cached(source, md5, folder))
     except Exception as error:  # urllib raises almost anything
         raise WeightsUnavailable(

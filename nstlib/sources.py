@@ -82,6 +82,8 @@ def load_sources(
         networks.read_weights(settings.weights, settings.network)
     for file, image, scale in zip(files, loaded, scales, strict=True):
         images.check_size(file, image, settings.size, scale)
+    if init is not None:
+        images.check_size(settings.init, loaded[0], settings.size)  # whose size it gets
     thinnest = min(
         scale * min(image.shape[:2]) / max(image.shape[:2])
         for image, scale in zip(loaded, scales, strict=True)

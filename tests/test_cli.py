@@ -114,7 +114,7 @@ def test_progress_bar_on_a_terminal(tmp_path):
     assert process.returncode == 0
     shown = shown.decode()
     *_, last_bar, last = re.split(r"[\r\n]+", shown.strip())
-    assert re.search(r"20/20.*100%\|.*loss \d\.\d+e", last_bar)
+    assert re.search(r"20/20.*100%\|.*<00:00, loss \d\.\d+e", last_bar)
     assert last == f"the result is in {tmp_path / 'out.png'}"
     assert "loading TensorFlow ..." in shown
     assert "tracing" in shown

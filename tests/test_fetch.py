@@ -97,6 +97,16 @@ def test_picture_by_its_address(serve, reply):
     assert serve.asked[0].startswith(b"GET /a/photo.jpg HTTP/1.1\r\n")
 
 
+def test_the_address_is_kept(serve, tmp_path):
+    """Of pictures given on the command line, with the result."""
+    address, result = serve(whole), tmp_path / "out.png"
+    few = ["--network", "small", "--size", "32", "-n", "1", "--style_layers", "level1_conv1"]
+    assert nst.main(["-c", address, "-s", address, "-r", str(result), *few]) == 0
+    found = images.read_metadata(result)
+    assert (found["content"], found["style"]) == (address, [address])
+    assert len(serve.asked) == 1
+
+
 def io_file(data):
     path = Path(os.environ["KERAS_HOME"], "expected.jpg")
     path.write_bytes(data)
@@ -270,6 +280,25 @@ def test_no_network_no_matter(server, caplog, capsys):
         assert part in message
     assert "\n" not in message
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("lacks", ["home", "temporary folder"])
+def test_nowhere_to_keep_weights(monkeypatch, tmp_path, serve, lacks):
+    """A home that may not be entered, even asked whether the file is there, or no place at all."""
+
+    def denied(*_):
+        raise PermissionError("permission denied")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(networks.os, "access", lambda *_: False)
+    monkeypatch.setattr(Path, "is_file", denied)
+    if lacks == "temporary folder":
+        monkeypatch.setattr(networks.tempfile, "gettempdir", denied)
+    address = serve(lambda: whole(b"?")).replace("http:", "https:")
+    network = dataclasses.replace(networks.NETWORKS["vgg19"], weights=address)
+    monkeypatch.setitem(networks.NETWORKS, "vgg19", network)
+    with pytest.raises(networks.WeightsUnavailable):
+        networks.find_weights("vgg19")
 
 
 def test_folder_named_is_the_one_used(monkeypatch, tmp_path, serve):

@@ -3,13 +3,16 @@
 import dataclasses
 import io
 import os
+import re
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -514,9 +517,15 @@ def test_dask_that_cannot_work(folders, calls, capsys, monkeypatch):
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
     monkeypatch.setattr(gallery.cluster, "PATIENCE", 0.5)
     nobody = free_address()
-    for address in (nobody, "nonsense://x:y"):
-        main("--dask", address, status=2)
-        assert f"no Dask scheduler answers at {address}" in capsys.readouterr().err
+    monkeypatch.setattr(BaseHTTPRequestHandler, "log_message", lambda *_: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        page = f"127.0.0.1:{other.server_port}"  # a dashboard's, say
+        for address in (nobody, "nonsense://x:y", f"tcp://{page}", f"http://{page}"):
+            main("--dask", address, status=2)
+            sentence = f"nst: no Dask scheduler answers at {address}: "
+            assert re.fullmatch(f"{re.escape(sentence)}.*\n", capsys.readouterr().err)
+        other.shutdown()
     monkeypatch.setitem(sys.modules, "distributed", None)
     main("--dask", nobody, status=2)
     assert "pip install distributed" in capsys.readouterr().err
@@ -582,9 +591,13 @@ def test_a_date_in_the_future_is_no_change(folders, calls):
 
 @pytest.mark.parametrize("content", ["", "http://127.0.0.1:9/x.png"])
 def test_what_is_no_gallery(folders, calls, capsys, content):
+    """Not of the working folder either, which has a picture."""
+    images.save("here.png", picture(48, 48))
     main(status=2, content=content)
     assert capsys.readouterr().err.startswith(f"nst: cannot read {content}")
     assert not calls
+    main(status=2, content=content, style="art/x.png")
+    assert not Path("sheet").exists()
 
 
 def test_dask_address_that_is_mute(folders, calls, capsys, monkeypatch):
@@ -613,3 +626,32 @@ def test_what_a_cluster_lacks(answer, missing):
 
     client = SimpleNamespace(sync=sync, scheduler=SimpleNamespace(identity=None))
     assert gallery.cluster._missing(client) == missing
+
+
+def test_a_cluster_that_is_silent_is_spoken_of(folders, caplog, monkeypatch):
+    """By what waits for a gallery, and by what waits for a tile."""
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    silence = {"workers": {}}
+    client = SimpleNamespace(
+        submit=lambda *_, **__: object(),
+        loop=None,
+        sync=lambda *_, **__: silence,
+        scheduler=SimpleNamespace(identity=None),
+        cancel=list,
+    )
+    nothing = SimpleNamespace(is_empty=lambda: False, next_batch=lambda block: [])
+    monkeypatch.setattr(distributed, "as_completed", lambda *_, **__: nothing)
+    monkeypatch.setattr(gallery.cluster, "SILENCE", 0.05)
+    interrupts = cli.Interrupts()
+    threading.Timer(2.5, lambda: setattr(interrupts, "signal", signal.SIGINT)).start()
+    cell = gallery.Cell(Path("photos/a.png"), (Path("art/x.png"),), Path("a_x.png"))
+    with tqdm(disable=True) as bar:
+        found = gallery.cluster.paint_cells(client, [cell], SETTINGS, None, interrupts, bar)
+        assert list(found) == []
+    told = "the Dask cluster has no workers; waiting for it (Ctrl-C ends that)"
+    assert {record.message for record in caplog.records} == {told}
+    caplog.clear()
+    interrupts.signal = 0
+    slow = SimpleNamespace(result=lambda: time.sleep(1.5))
+    gallery.cluster.TileWorkers(client, interrupts)._result(slow)
+    assert {record.message for record in caplog.records} == {told}

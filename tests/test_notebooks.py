@@ -4,6 +4,7 @@ import re
 import runpy
 import shutil
 import subprocess
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -263,6 +264,26 @@ def test_the_repository_is_set_everywhere_at_once(tmp_path):
     for address in ("", "https://gitlab.com/ada/nst.git", "https://notgithub.com/ada/nst"):
         with pytest.raises(ValueError, match="no address of a repository on GitHub"):
             execute.project_of(address)
+
+
+def test_the_repository_is_that_of_the_remote(tmp_path, monkeypatch):
+    """Where none is named; without a remote, a sentence says what to give."""
+    (tmp_path / "notebooks").mkdir()
+    for name in ("README.md", *(f"notebooks/{name}" for name in (*NAMES, "execute.py"))):
+        shutil.copy(ROOT / name, tmp_path / name)
+    command = [sys.executable, tmp_path / "notebooks/execute.py", "--repository"]
+    git = partial(subprocess.run, cwd=tmp_path, check=True)
+    git(["git", "init", "-q"])
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert done.stderr.endswith("; give --repository https://github.com/NAME/PROJECT\n")
+    git(["git", "remote", "add", "origin", "git@github.com:ada/nst.git"])
+    git(command)
+    assert "/github/ada/nst/blob/main/notebooks/" in (tmp_path / "README.md").read_text()
+
+
+def test_what_jupyter_leaves_is_ignored():
+    assert ".ipynb_checkpoints/" in (ROOT / ".gitignore").read_text().split()
 
 
 def test_both_set_up_alike():

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import arguments, picture
 
-from nstlib import UserError, images, networks, paths
+import nst
+from nstlib import UserError, images, networks, paths, tf
 
 NOBODY = 65534
 USES = {
@@ -73,7 +74,9 @@ def test_file_that_may_not_be_read_or_replaced(place, monkeypatch):
 def test_links_in_a_circle(place, use):
     Path("x.png").symlink_to("y.png")
     Path("y.png").symlink_to("x.png")
-    assert "symbolic links" in complaint(use, "x.png")
+    message = complaint(use, "x.png")
+    assert "symbolic links" in message
+    assert "fetch it again" not in message
 
 
 @pytest.mark.parametrize("use", READS)
@@ -156,6 +159,36 @@ def test_no_folder_for_temporary_files_is_needed(place, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/gone")
     images.check_result_path("new.png")
     images.save("new.png", picture(32, 48))
+    with tf._quiet_stderr():
+        pass
+
+
+OPTIONS = ["-c", "-s", "-r", "--init", "--mask", "--plot", "--timelapse", "--weights"]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", ["closed/x.gif", "n" * 300 + ".gif"], ids=["closed", "long"])
+def test_no_option_minds_what_may_not_be_entered(place, capsys, option, name):
+    Path("closed").mkdir()
+    Path("closed").chmod(0)
+    good = {"-c": "photo.jpg", "-s": "photo.jpg", "-r": "out.png"}
+    name = name.replace(".gif", ".png") if option in ("-r", "--plot") else name
+    argv = [option, name, "--network", "small"] + ["--mask", name] * (option == "--mask")
+    if option == "--mask":  # one for each style
+        argv += ["-s", "photo.jpg"]
+    assert nst.main(arguments(good, argv)) == 2
+    error = capsys.readouterr().err
+    Path("closed").chmod(0o700)
+    assert re.fullmatch(rf"nst: cannot (read|write) {name}: [^\n]+\n", error)
+    assert "ermission denied" in error or "name too long" in error
+
+
+def test_closed_folder_for_step_pictures(place):
+    Path("out_steps").mkdir()
+    Path("out_steps").chmod(0)
+    with pytest.raises(UserError, match="ermission denied"):
+        nst.Outputs("out.png", save_every=1).check()
+    Path("out_steps").chmod(0o700)
 
 
 # What a killed process leaves

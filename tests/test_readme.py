@@ -20,15 +20,16 @@ from nstlib import images
 README = (ROOT / "README.md").read_text("utf-8")
 COMMANDS = re.findall(r"^```sh\n(.*?)\n```", README, re.MULTILINE | re.DOTALL)
 LONG = "dask", "jupyter", "execute.py"  # each has a test of its own
-SOME_TESTS = "tests/test_display.py tests/test_browser.py tests/test_vgg19.py"
+SOME_TESTS = "tests/test_display.py"
+SOME_TESTS += "".join(f" tests/test_{x}.py" for x in ("browser", "vgg19", "benchmarks"))
 SMALL = "--network small --size 32 -n 1 --style_layers level1_conv1"
 
 
 @pytest.fixture
 def clone(tmp_path):
     """The program with few examples, in a folder. What would set it up takes what is set up here:
-    `python3 -m venv .venv` gives the programs beside this Python; pip only notes what it is to do,
-    and the program is found from the start.
+    `python3 -m venv .venv`, all that this python3 can do, gives the programs beside this Python;
+    pip only notes what it is to do, and the program is found from the start.
     """
     folder, tools, programs = (tmp_path / name for name in ("clone", "tools", "programs"))
     hidden = shutil.ignore_patterns("__pycache__", ".*", "rsc", "examples", "training")
@@ -39,7 +40,7 @@ def clone(tmp_path):
         shutil.copy(ROOT / f"examples/{name}.jpg", path)
     here = Path(sys.executable).parent
     scripts = {
-        tools / "python3": f'[ "$2" != venv ] && exec {sys.executable} "$@"; cp -R {programs} "$3"',
+        tools / "python3": f'[ "$2" = venv ] && cp -R {programs} "$3"',
         programs / "bin/python": f'exec {sys.executable} "$@"',
         programs / "bin/pip": f'echo "$@" >>{tmp_path}/pip.log',
         programs / "bin/dask": f'exec {here}/dask "$@"',

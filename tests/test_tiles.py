@@ -1,8 +1,11 @@
 """Tiles against the whole picture: fields and cores, losses and gradients, runs, interrupts, who
 evaluates them."""
 
+import contextlib
 import itertools
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -85,6 +88,12 @@ def test_spans(pooling):
 
 
 # Losses and gradients
+
+
+@pytest.fixture(autouse=True)
+def bands(monkeypatch):
+    """Several, though pictures are small."""
+    monkeypatch.setattr(tiles, "BAND", 48)
 
 
 def both(tile, shape, narrow, styles=1, masks=(), **changes):
@@ -174,15 +183,22 @@ settings = partial(quick, size=120, **FEW, content_layers=None, colors="palette"
 CONTENT, STYLE = picture(90, 120), picture(100, 90, 1)
 
 
-def test_pictures_are_the_same():
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_iter": 20}, {"num_iter": 5, "optimizer": "lbfgs"}, {"num_iter": 5, "init": "init.png"}],
+    ids=["adam", "lbfgs", "going on"],
+)
+def test_pictures_are_the_same(tmp_path, monkeypatch, changes):
     """After 20 iterations; of a photograph that is left by small steps, for Adam's first goes by
     the gradient's signs alone, that of nearly nothing among them."""
-    chosen = settings(num_iter=20, learning_rate=2.0)
+    monkeypatch.chdir(tmp_path)
+    images.save("init.png", picture(90, 120, 5))
+    chosen = settings(learning_rate=2.0, **changes)
     whole, tiled = (nst.stylize(CONTENT, STYLE, chosen, tile=x) for x in (0, 64))
     np.testing.assert_allclose(tiled.losses["total"], whole.losses["total"], rtol=1e-4)
     difference = np.abs(np.int16(tiled.image) - whole.image)
     assert difference.max() <= 1
-    assert np.abs(np.int16(whole.image) - CONTENT).mean() > 5
+    assert np.abs(np.int16(whole.image) - CONTENT).mean() > 4
     assert tiled.settings == whole.settings
 
 
@@ -425,3 +441,39 @@ def test_an_interrupt_is_answered_while_a_tile_is_awaited():
 )
 def test_duration(seconds, text):
     assert cli.duration(seconds) == text
+
+
+def test_a_run_in_tiles_on_the_command_line(tmp_path, monkeypatch, caplog):
+    """It says how long it will take; Ctrl-C is answered after the tile, and the best picture saved;
+    pictures on the way are saved as well, and the run goes on from one of them."""
+    monkeypatch.chdir(tmp_path)
+    images.save("photo.png", CONTENT)
+    images.save("painting.png", STYLE)
+    progress, seen = cli.progress, []
+
+    @contextlib.contextmanager
+    def interrupting(print_every):
+        with progress(print_every) as (show, show_part):
+
+            def see(part):
+                show_part(part)
+                seen.append(part)
+                if part.iteration == 3 and 0 < part.share < 1:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            yield show, see
+
+    monkeypatch.setattr(cli, "progress", interrupting)
+    options = ["-c", "photo.png", "-s", "painting.png", "--network", "small", "--size", "120"]
+    options += ["--tile", "64", "--scales", "1", "--precision", "float32"]
+    options += ["--style_layers", *FEW["style_layers"]]
+    assert nst.main([*options, "-r", "out.png", "-n", "50", "--save_every", "1", "-v"]) == 130
+    assert seen[-1].iteration == 3
+    assert seen[-1].share < 1
+    assert "120 pixels in tiles of 64" in caplog.messages
+    assert [x for x in caplog.messages if re.fullmatch("120 pixels: about .* to go", x)]
+    assert images.read_metadata("out.png")["iterations"] == 2
+    monkeypatch.setattr(cli, "progress", progress)
+    last = "out_steps/000002.png"
+    assert nst.main([*options, "-r", "more.png", "-n", "3", "--init", last]) == 0
+    assert images.image_size("more.png") == (120, 90)

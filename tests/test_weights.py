@@ -42,6 +42,13 @@ def outside(group, array):
     group.create_dataset("bias", array.shape, "f4", external=[("pipe", 0, array.nbytes)])
 
 
+def elsewhere(group, array):
+    """An array that is a view of one in another file."""
+    layout = h5py.VirtualLayout(array.shape, "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "bias", array.shape)
+    group.create_virtual_dataset("bias", layout)
+
+
 def linked(group, array):
     os.mkfifo("pipe.h5")
     group["bias"] = h5py.ExternalLink("pipe.h5", "bias")
@@ -72,6 +79,7 @@ BAD = {
     "huge": first("kernel", huge),
     "huge chunk": first("bias", huge_chunk),
     "outside": first("bias", outside),
+    "elsewhere": first("bias", elsewhere),
     "linked": first("bias", linked),
 }
 
