@@ -742,3 +742,12 @@ def test_help_explains_every_setting():
     for field in dataclasses.fields(nst.Settings):
         assert f"{field.name}: " in nst.Settings.__doc__
         assert field.metadata["help"] in nst.Settings.__doc__
+
+
+def test_a_start_image_that_is_enlarged_is_told(tmp_path, caplog):
+    path = tmp_path / "init.png"
+    images.save(path, picture(20, 30))
+    settings = nst.Settings(init=str(path), size=60, network="small")
+    sources.load_sources(picture(40, 60), [picture(40, 60)], settings)
+    told = f"{path} has only 30 x 20 pixels: it is enlarged to 60 x 40 (--size)"
+    assert caplog.messages == [told]
