@@ -132,7 +132,7 @@ def load_mask(path: str | os.PathLike, height: int, width: int) -> np.ndarray:
 
     Raises UserError like `load`, and where there is no white.
     """
-    mask = resize(load(path, max(height, width)).mean(axis=-1, keepdims=True), height, width)
+    mask = resize(load(path).mean(axis=-1, keepdims=True), height, width)
     if mask.max() < 128:
         raise UserError(f"the mask {path} is nowhere white, so that its style would be nowhere")
     return mask

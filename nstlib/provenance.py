@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from nstlib import UserError, __version__, images, paths
+from nstlib import UserError, __version__, images
 from nstlib.settings import Settings, shortest
 
 # What was among the settings in 1.0.0, though no picture depends on it.
@@ -61,8 +61,6 @@ def read(path: str | Path) -> tuple[list[str], str]:
             argv += ["--depth", f"{found['depth']:d}"]
         if any(b"\0" in os.fsencode(argument) for argument in argv):
             raise ValueError("no name of a file")
-        if any(map(paths.is_folder, (found["content"], *found["style"]))):
-            raise ValueError("a gallery, which writes more than this picture")
         losses = "".join(f", {x} {found['losses'][x]:.3e}" for x in LOSSES if x in found["losses"])
         iterations = f"{found['iterations']:d} of {settings.num_iter}"
     except Exception as error:  # anything may be wrong with what anyone may have written

@@ -77,7 +77,7 @@ def load_sources(
     masks = [images.load_mask(path, *loaded[0].shape[:2]) for path in settings.mask or ()]
     init = None
     if settings.init not in ("content", "noise", "style"):
-        init = images.load(settings.init, max(loaded[0].shape))
+        init = images.load(settings.init)
     if settings.weights:
         networks.read_weights(settings.weights, settings.network)
     for file, image, scale in zip(files, loaded, scales, strict=True):

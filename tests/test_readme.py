@@ -22,6 +22,7 @@ COMMANDS = re.findall(r"^```sh\n(.*?)\n```", README, re.MULTILINE | re.DOTALL)
 LONG = "dask", "jupyter", "execute.py"  # each has a test of its own
 SOME_TESTS = "tests/test_display.py"
 SOME_TESTS += "".join(f" tests/test_{x}.py" for x in ("browser", "vgg19", "benchmarks"))
+CONTENTS, STYLES = ("astronaut", "cat", "temple"), ("circles", "strokes")
 SMALL = "--network small --size 32 -n 1 --style_layers level1_conv1"
 
 
@@ -34,7 +35,7 @@ def clone(tmp_path):
     folder, tools, programs = (tmp_path / name for name in ("clone", "tools", "programs"))
     hidden = shutil.ignore_patterns("__pycache__", ".*", "rsc", "examples", "training")
     shutil.copytree(ROOT, folder, ignore=hidden)
-    for name in ("content/astronaut", "content/cat", "style/strokes"):
+    for name in (*(f"content/{x}" for x in CONTENTS), *(f"style/{x}" for x in STYLES)):
         path = folder / f"examples/{name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / f"examples/{name}.jpg", path)
@@ -79,7 +80,7 @@ def test_commands_work_as_pasted(clone, commands):
         if "--show" in command:
             shown = done.stdout
     assert images.image_size(clone / "out.jpg") == (32, 32)
-    assert commands != COMMANDS or len(list((clone / "matrix").iterdir())) == 2
+    assert commands != COMMANDS or len(list((clone / "matrix").iterdir())) == 6
     assert {"nst.py", "out.jpg", "--size", "32"} < {*shlex.split(shown)}
     asked = shlex.split(clone.with_name("pip.log").read_text())
     for name in (x for x in asked if x.endswith(".txt")):
@@ -170,7 +171,7 @@ def test_dask_as_pasted(clone, started):
     started("exec " + worker.replace("8786", port), "--no-dashboard")
     gallery = gallery.replace("8786", port)
     wait_for(lambda: not paste(clone, gallery, SMALL).returncode)
-    assert len(list((clone / "matrix").iterdir())) == 2
+    assert len(list((clone / "matrix").iterdir())) == 6
 
 
 @pytest.mark.slow
@@ -191,6 +192,7 @@ def test_jupyter_as_pasted(clone, started):
 def test_notebooks_are_executed_as_pasted(clone):
     (command,) = (x for x in COMMANDS if "execute.py" in x)
     paste(clone, "python3 -m venv .venv", check=True)
+    shutil.copytree(ROOT / "examples", clone / "examples", dirs_exist_ok=True)
     before = {path: path.read_bytes() for path in clone.glob("notebooks/*.ipynb")}
     paste(clone, command, check=True)
     assert all(path.read_bytes() != content for path, content in before.items())

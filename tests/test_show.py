@@ -274,14 +274,6 @@ def test_command_writes_to_the_picture_alone(tmp_path, show_made):
     assert "3 of 50 iterations, total 3.000e-01" in err
 
 
-@pytest.mark.parametrize("named", ["content", "style"])
-def test_no_command_makes_a_gallery(tmp_path, show_made, named):
-    """Of a folder that a foreign picture names."""
-    folder = str(tmp_path)
-    status, out, err = show_made(PLAIN | {named: folder if named == "content" else [folder]})
-    assert (status, out, err.count("\n")) == (2, "", 1)
-
-
 def test_command_is_the_one_that_was_called(tmp_path, show_made, monkeypatch):
     """Where the shell would not find it, by its whole name."""
     program = tmp_path / "bin" / "nst"
