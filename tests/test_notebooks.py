@@ -266,7 +266,7 @@ def test_the_repository_is_set_everywhere_at_once(tmp_path):
             execute.project_of(address)
 
 
-def test_the_repository_is_that_of_the_remote(tmp_path, monkeypatch):
+def test_the_repository_is_that_of_the_remote(tmp_path):
     """Where none is named; without a remote, a sentence says what to give."""
     (tmp_path / "notebooks").mkdir()
     for name in ("README.md", *(f"notebooks/{name}" for name in (*NAMES, "execute.py"))):

@@ -198,7 +198,7 @@ def test_pictures_are_the_same(tmp_path, monkeypatch, changes):
     np.testing.assert_allclose(tiled.losses["total"], whole.losses["total"], rtol=1e-4)
     difference = np.abs(np.int16(tiled.image) - whole.image)
     assert difference.max() <= 1
-    assert np.abs(np.int16(whole.image) - CONTENT).mean() > 4
+    assert np.abs(np.int16(whole.image) - CONTENT).mean() > 5
     assert tiled.settings == whole.settings
 
 
