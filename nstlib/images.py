@@ -386,11 +386,19 @@ def _decode(im: Image.Image, size: int | None) -> Image.Image:
     profile = im.info.get("icc_profile")
     upright = _UPRIGHT.get(_orientation(im))  # after load(), which turns TIFFs and resets theirs
     im = _opaque(im)
+    enlarged = im.width < target[0]
+    if enlarged:  # colours are converted where there are fewer pixels
+        im = _in_srgb(im, profile)
     if im.size != target:
         im = im.resize(target, Image.Resampling.LANCZOS)
     if upright is not None:
         im = im.transpose(upright)
-    if profile:  # one that is broken, or for other channels than the image has, is ignored
+    return im if enlarged else _in_srgb(im, profile)
+
+
+def _in_srgb(im: Image.Image, profile: bytes | None) -> Image.Image:
+    """As RGB; a profile that is broken, or for other channels than the image has, is ignored."""
+    if profile:
         with contextlib.suppress(ImageCms.PyCMSError):
             profiles = io.BytesIO(profile), io.BytesIO(_SRGB)
             in_place = im.mode == "RGB"  # which returns None

@@ -6,6 +6,7 @@ float32 scalars unless said otherwise. The paper sums where this code takes mean
 weights do not depend on the size of the image.
 """
 
+import collections
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -24,7 +25,8 @@ class Sums(NamedTuple):
     guided Gram matrix of Gatys et al., "Controlling Perceptual Factors in Neural Style Transfer"
     (CVPR 2017). So products / count is the (guided) Gram matrix, totals / count the mean μ, and
     products / count - μμᵀ the covariance. y is how far down a position is, see
-    `row_coordinates`. All are float32.
+    `row_coordinates`. All are float32. Several of the same shape may be stacked along axes in front
+    of these; what is made of them has those axes, too.
     """
 
     products: "tf.Tensor"  # FᵀF, or (T∘F)ᵀ(T∘F), [C, C]
@@ -36,28 +38,31 @@ class Sums(NamedTuple):
     @property
     def gram(self) -> "tf.Tensor":
         """The Gram matrix, [C, C]."""
-        return self.products / self.count
+        return self.products / self.count[..., tf.newaxis, tf.newaxis]
 
     @property
     def mean(self) -> "tf.Tensor":
         """The mean activation μ, [C]."""
-        return self.totals / self.count
+        return self.totals / self.count[..., tf.newaxis]
 
     @property
     def covariance(self) -> "tf.Tensor":
         """The covariance Σ of the activations, [C, C]."""
-        return self.gram - self.mean[:, tf.newaxis] * self.mean
+        mean = self.mean
+        return self.gram - mean[..., :, tf.newaxis] * mean[..., tf.newaxis, :]
 
     @property
     def trend(self) -> "tf.Tensor":
         """The covariance of the activations with y, over y's deviation, [C]: the slope of a line
         through them, for a y of deviation 1."""
-        mean, square = tf.unstack(self.coordinates / self.count)
-        covariance = self.moments / self.count - mean * self.mean
+        count = self.count[..., tf.newaxis]
+        mean, square = tf.split(self.coordinates / count, 2, -1)
+        covariance = self.moments / count - mean * self.mean
         return covariance / tf.sqrt(tf.maximum(square - mean**2, TINY))
 
 
 BLOCK = 2**11  # positions that are added in float32
+GPU_BLOCKS = 2**6  # that a GPU multiplies at once: each by itself takes it nearly as long
 
 
 def row_coordinates(rows: "int | tf.Tensor") -> "tf.Tensor":
@@ -86,11 +91,9 @@ def sums(
         flat = tf.reshape(features, [-1, channels])
 
         def add(start, products, totals):
-            block = tf.cast(flat[start : start + BLOCK], tf.float32)
-            product = tf.matmul(block, block, transpose_a=True)
-            total = tf.matmul(flat_factors[start : start + BLOCK], block, transpose_a=True)
-            totals += tf.cast(total, tf.float64)
-            return start + BLOCK, products + tf.cast(product, tf.float64), totals
+            some = tf.cast(flat[start : start + step], tf.float32)
+            totals += _product(flat_factors[start : start + step], some)
+            return start + step, products + _product(some, some), totals
 
         def gradient(products, totals):  # one product, where automatic differentiation makes two
             slope = tf.cast(products + tf.transpose(products), flat.dtype)
@@ -98,6 +101,7 @@ def sums(
             return spread + tf.cast(tf.matmul(factors, totals), flat.dtype)
 
         # In blocks: of more positions added one by one float32 loses small covariances.
+        step = BLOCK * GPU_BLOCKS if tf.gpus() else BLOCK
         zeros = (tf.zeros(shape, tf.float64) for shape in ([channels, channels], [2, channels]))
         count = tf.shape(flat)[0]
         start = 0, *zeros
@@ -110,6 +114,21 @@ def sums(
     count, *of_y = map(tf.reduce_sum, (weight**2, weight * product, product**2))
     totals, moments = tf.unstack(totals)
     return Sums(products, totals, moments, count, tf.stack(of_y))
+
+
+def _product(one: "tf.Tensor", other: "tf.Tensor") -> "tf.Tensor":
+    """FᵀG of F [N, C] and G [N, D], float64: of blocks in float32, added up in float64."""
+    if not tf.gpus():  # there N is that of a block, and more at once takes longer
+        return tf.cast(tf.matmul(one, other, transpose_a=True), tf.float64)
+    even = tf.shape(one)[0] // BLOCK * BLOCK
+
+    def blocks(x, rows, shape):
+        return tf.reshape(x[rows], [*shape, x.shape[-1]])
+
+    pieces = (slice(even), [-1, BLOCK]), (slice(even, None), [1, -1])
+    pairs = [(blocks(one, *piece), blocks(other, *piece)) for piece in pieces]
+    found = [tf.cast(tf.matmul(x, y, transpose_a=True), tf.float64) for x, y in pairs]
+    return tf.reduce_sum(tf.concat(found, 0), 0)
 
 
 def gram_matrix(features: "tf.Tensor", mask: "tf.Tensor | None" = None) -> "tf.Tensor":
@@ -161,13 +180,16 @@ def content_focus(settings, photograph: "tf.Tensor", size: tuple[int, int]) -> "
     return focus if contrast is None else focus * contrast**2 / tf.reduce_mean(variance)
 
 
+# Style losses: a distance is a float32 scalar; of Sums that are stacked there is one for each.
+
+
 def style_loss(gram: "tf.Tensor", target: "tf.Tensor") -> "tf.Tensor":
     """mean((G - A)²) over channel pairs; A is the Gram matrix of the style image.
 
-    Both [C, C]. The paper (eq. 4) has the sum of squares over 4·N²·M² (N channels, M positions) of
-    un-averaged Gram matrices, which is a quarter of this.
+    Both [..., C, C]. The paper (eq. 4) has the sum of squares over 4·N²·M² (N channels, M
+    positions) of un-averaged Gram matrices, which is a quarter of this.
     """
-    return tf.reduce_mean(tf.math.squared_difference(gram, target))
+    return tf.reduce_mean(tf.math.squared_difference(gram, target), [-2, -1])
 
 
 def gram_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
@@ -188,13 +210,12 @@ def covariance_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     apart, as in Li et al., "Demystifying Neural Style Transfer" (IJCAI 2017), each has its say.
     """
     target = wanted.covariance
-    spread = tf.reduce_sum(tf.math.squared_difference(found.covariance, target))
-    shift = tf.reduce_sum(tf.math.squared_difference(found.mean, wanted.mean))
-    spread /= tf.reduce_sum(target**2) + TINY
+    spread = tf.reduce_sum(tf.math.squared_difference(found.covariance, target), [-2, -1])
+    shift = tf.reduce_sum(tf.math.squared_difference(found.mean, wanted.mean), -1)
+    spread /= tf.reduce_sum(target**2, [-2, -1]) + TINY
     return RELATIVE / 2 * (spread + shift / (tf.linalg.trace(target) + TINY))
 
 
-@networks.traced_once
 def wasserstein_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     """(‖μ - μₜ‖² + tr Σ + tr Σₜ - 2 tr (ΣΣₜ)^½) / tr Σₜ, times RELATIVE.
 
@@ -214,23 +235,25 @@ def wasserstein_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
         square, inverse = _square_roots(tf.matmul(root, covariance @ root, transpose_a=True))
 
         def gradient(upstream):  # ½·L M^-½ Lᵀ, without going back through the iterations
-            return upstream / 2 * tf.matmul(root @ inverse, root, transpose_b=True)
+            pull = tf.matmul(root @ inverse, root, transpose_b=True)
+            return upstream[..., tf.newaxis, tf.newaxis] / 2 * pull
 
         return tf.linalg.trace(square), gradient
 
     covariance, variance = _regular(found), tf.linalg.trace(target)
-    shift = tf.reduce_sum(tf.math.squared_difference(found.mean, wanted.mean))
+    shift = tf.reduce_sum(tf.math.squared_difference(found.mean, wanted.mean), -1)
     spread = tf.linalg.trace(covariance) + variance - 2 * overlap(covariance)
     return tf.cast(RELATIVE * (shift + spread) / variance, tf.float32)
 
 
 def _regular(found: Sums) -> "tf.Tensor":
-    """The covariance, [C, C], with an inverse: a ten-thousandth of its variance is added to it,
-    for there are often fewer positions than channels; and with more than float32 loses where
+    """The covariance, [..., C, C], with an inverse: a ten-thousandth of its variance is added to
+    it, for there are often fewer positions than channels; and with more than float32 loses where
     activations vary little about a large mean."""
-    covariance, channels = found.covariance, found.totals.shape[0]
+    covariance, channels = found.covariance, found.totals.shape[-1]
     floor = 1e-4 * tf.linalg.trace(covariance) / channels + 1e-6 * tf.linalg.trace(found.gram)
-    return covariance + (floor + TINY) * tf.eye(channels, dtype=covariance.dtype)
+    floor = (floor + TINY)[..., tf.newaxis, tf.newaxis]
+    return covariance + floor * tf.eye(channels, dtype=covariance.dtype)
 
 
 # x(a + bx² + cx⁴) brings small x to 1 two and a half times as fast as x(1.5 - 0.5x²), but no
@@ -239,12 +262,13 @@ STEEP, EXACT = (3.4445, -4.7750, 2.0315), (1.5, -0.5, 0.0)
 
 
 def _square_roots(matrix: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
-    """M^½ and M^-½ of a positive definite matrix, [C, C], by Newton and Schulz's iteration.
+    """M^½ and M^-½ of a positive definite matrix, [..., C, C], by Newton and Schulz's iteration.
 
     Higham, "Functions of Matrices" (2008), eq. 6.35: products only, which any device does fast. The
     first six steps are steep, the last four exact; M's eigenvalues may be 10⁷ times apart.
     """
-    identity, norm = tf.eye(matrix.shape[0], dtype=matrix.dtype), tf.norm(matrix)
+    identity = tf.eye(matrix.shape[-1], dtype=matrix.dtype)
+    norm = tf.norm(matrix, axis=[-2, -1], keepdims=True)
     root, inverse = matrix / norm, identity
     for a, b, c in 6 * [STEEP] + 4 * [EXACT]:
         product = inverse @ root
@@ -262,7 +286,6 @@ STYLE_LOSSES: dict[str, Callable[[Sums, Sums], "tf.Tensor"]] = {
 }
 
 
-@networks.traced_once
 def layout_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     """‖s - sₜ‖² / tr Σₜ, times RELATIVE: how activations change from the top to the bottom.
 
@@ -272,7 +295,7 @@ def layout_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     Artworks" (2016); here y is the only one, and nobody has to draw it. A picture's y goes over its
     mirrored margin, too, which leaves the trend within a little flatter.
     """
-    shift = tf.reduce_sum(tf.math.squared_difference(found.trend, wanted.trend))
+    shift = tf.reduce_sum(tf.math.squared_difference(found.trend, wanted.trend), -1)
     return RELATIVE * shift / tf.linalg.trace(_regular(wanted))
 
 
@@ -317,16 +340,20 @@ def wanted_sums(
 
 
 def layer_style_loss(settings, found: Sequence[Sums], wanted: Sequence[Wanted]) -> "tf.Tensor":
-    """The weighted sum of the distances of one layer; found: the sums under each wanted mask."""
+    """The weighted sum of the distances of a layer, or of several that have as many channels.
 
-    def distance(one, target):
-        loss = STYLE_LOSSES[str(settings.style_loss)](one, target)
-        if settings.style_layout:
-            loss += settings.style_layout * layout_distance(one, target)
-        return loss
+    found: the sums under each wanted mask. All are compared at once: to a GPU a small matrix is as
+    much trouble as a stack of them.
+    """
 
-    pairs = zip(found, wanted, strict=True)
-    return tf.add_n([target.weight * distance(one, target.sums) for one, target in pairs])
+    def stacked(several):
+        return Sums(*map(tf.stack, zip(*several, strict=True)))
+
+    one, target = stacked(found), stacked([each.sums for each in wanted])
+    distances = STYLE_LOSSES[str(settings.style_loss)](one, target)
+    if settings.style_layout:
+        distances += settings.style_layout * layout_distance(one, target)
+    return tf.reduce_sum(tf.stack([each.weight for each in wanted]) * distances)
 
 
 def weighted_content_loss(settings, found: dict[str, "tf.Tensor"]) -> "tf.Tensor":
@@ -335,7 +362,8 @@ def weighted_content_loss(settings, found: dict[str, "tf.Tensor"]) -> "tf.Tensor
     found: `content_loss` by layer. Of a few of the layers it is their share of the mean.
     """
     weights = networks.layer_weights(settings.network, settings.content_layers)
-    return settings.content_weight * _mean(found, weights)
+    total = tf.add_n([weights[layer] * loss for layer, loss in found.items()])
+    return settings.content_weight / sum(weights.values()) * total
 
 
 def weighted_style_loss(
@@ -346,12 +374,13 @@ def weighted_style_loss(
     found: by layer the sums under each of its wanted masks.
     """
     weights = networks.layer_weights(settings.network, settings.style_layers)
-    values = {x: layer_style_loss(settings, found[x], wanted[x]) for x in found}
-    return settings.style_weight * _mean(values, weights)
-
-
-def _mean(values, weights):
-    return tf.add_n([weights[x] * value for x, value in values.items()]) / sum(weights.values())
+    alike = collections.defaultdict(list)
+    for layer in found:
+        for one, target in zip(found[layer], wanted[layer], strict=True):
+            weighted = target._replace(weight=weights[layer] * target.weight)
+            alike[one.totals.shape[-1]].append((one, weighted))
+    total = tf.add_n([layer_style_loss(settings, *zip(*x, strict=True)) for x in alike.values()])
+    return settings.style_weight / sum(weights.values()) * total
 
 
 def wanted_style(

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from nstlib import UserError, images, networks, tf
@@ -29,6 +30,8 @@ STYLE_PIXEL, STYLE_ACTIVATION = 90, 2.0  # bytes, of a style, which only needs i
 TILES = (1024, 512, 256)  # pixels: smaller ones take longer
 TILED = 350e6  # more, for tiles
 TILED_PIXEL, MASK_PIXEL = 105, 16  # bytes, as PIXEL, where the network sees tiles
+# Values of one activation on a GPU: TensorFlow numbers them in 31 bits. With 2.9e9 it aborts.
+MOST_VALUES = 2**30
 LOADING, STYLE_LOADING = 75, 30  # bytes a pixel, of the content and of styles, until then
 
 PROC = Path("/proc")
@@ -57,9 +60,7 @@ def needed(settings: Settings, content: Size, styles: Sequence[Size], tile: int 
     more = LBFGS if settings.optimizer == "lbfgs" else 0
     fixed = PROGRAM + WEIGHTS * network.size
     if 0 < tile < max(content):
-        window = network.window(layers, str(resolved.pooling), tile)
-        seen = math.prod(min(window, length + 2 * MARGIN) for length in content)
-        own = seen * each * activations
+        own = _seen(resolved, content, tile) * each * activations
         masks = MASK_PIXEL * len(settings.mask or ())
         fixed += TILED + network.size  # in a second form
         loading = _pixels(content) * LOADING + sum(map(_pixels, styles)) * STYLE_LOADING
@@ -80,15 +81,18 @@ def ways(
     """In what tiles, in pixels, a picture is to be evaluated, 0 for as a whole: what is estimated
     to fit into memory, and then what takes less.
 
-    tile, workers: as `stylize` takes them. A GPU's memory is not known before it is used up.
+    tile, workers: as `stylize` takes them. A GPU's memory is not known before it is used up; but
+    of pictures with more values than it can number there are tiles in any case.
     """
     longest = max(content)
     if tile == "auto" and workers and longest > TILES[0]:
         tile = TILES[0]
+    smaller = [size for size in TILES if size < longest]
+    found = [0, *smaller] if tile == "auto" else [int(tile) if 0 < int(tile) < longest else 0]
+    if tf.gpus():
+        numbered = partial(_has_numbers, settings.resolved(), [content, *styles])
+        return list(filter(numbered, found)) or smaller[:1] or found
     if tile != "auto":
-        return [int(tile) if 0 < int(tile) < longest else 0]
-    found = [0, *(tile for tile in TILES if tile < longest)]
-    if tf.config.list_physical_devices("GPU"):
         return found
     limit = available()
     return [x for x in found if needed(settings, content, styles, x) <= limit] or found[-1:]
@@ -116,7 +120,7 @@ def check_memory(settings: Settings, files: Sequence[Size], tile: int | str = "a
     if need(settings.size) <= limit:
         return
     settings = settings.resolved()  # now that TensorFlow's seconds do not matter
-    if need(settings.size) <= limit or tf.config.list_physical_devices("GPU"):
+    if need(settings.size) <= limit or tf.gpus():
         return
     largest = bisect.bisect(range(settings.size), limit, key=need) - 1
     used = f"--size {settings.size}"
@@ -127,6 +131,23 @@ def check_memory(settings: Settings, files: Sequence[Size], tile: int | str = "a
         f"{used} needs about {need(settings.size) / 1e9:.1f} GB of memory, "
         f"and there are {limit / 1e9:.1f}: {advice}"
     )
+
+
+def _has_numbers(settings: Settings, pictures: Sequence[Size], tile: int) -> bool:
+    """Whether a GPU can number all values of each activation of these; settings: resolved."""
+    network = networks.NETWORKS[settings.network]
+    fields = network.fields(str(settings.pooling))
+    widest = max(shape[-1] / fields[name].stride ** 2 for name, shape in network.shapes.items())
+    return widest * max(_seen(settings, size, tile) for size in pictures) < MOST_VALUES
+
+
+def _seen(settings: Settings, picture: Size, tile: int) -> int:
+    """Pixels that the network sees at once; settings: resolved; tile: 0 for a whole picture."""
+    if not tile:
+        return _pixels(picture)
+    layers = networks.used_layers(settings)
+    window = networks.NETWORKS[settings.network].window(layers, str(settings.pooling), tile)
+    return math.prod(min(window, length + 2 * MARGIN) for length in picture)
 
 
 def _pixels(size: Size) -> int:

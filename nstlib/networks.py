@@ -328,7 +328,7 @@ def _convolution(name: str, shape: tuple[int, ...], precision: str):
         shape[-1], shape[0], padding="same", activation="relu", dtype=precision, name=name
     )
     layer.build([None, None, None, shape[2]])
-    fast = tf.has_onednn() or tf.config.list_physical_devices("GPU")
+    fast = tf.has_onednn() or tf.gpus()
     if not fast and precision == "float32" and shape[2] > 3:
         layer.convolution_op = _convolve
     return layer
@@ -498,8 +498,7 @@ def best_precision() -> str:
     Those are CPUs with AVX512_BF16 or AMX (told by Linux only) and NVIDIA GPUs from Ampere on;
     Volta and Turing have float16 instead.
     """
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
+    if gpus := tf.gpus():
         details = tf.config.experimental.get_device_details(gpus[0])
         generation = details.get("compute_capability", (0, 0))[0]
         return "bfloat16" if generation >= 8 else "float16" if generation == 7 else "float32"

@@ -34,6 +34,11 @@ def has_onednn() -> bool:
     return True
 
 
+def gpus() -> list:
+    """Those that TensorFlow may use."""
+    return _tensorflow().config.get_visible_devices("GPU")
+
+
 @functools.cache
 def _tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -44,6 +49,8 @@ def _tensorflow():
         import tensorflow
 
         tensorflow.get_logger().setLevel("ERROR")  # it warns of every function compiled often
+        # GPUs would round what is multiplied to ten bits, and small covariances would be lost.
+        tensorflow.config.experimental.enable_tensor_float_32_execution(False)
         tensorflow.config.list_logical_devices()  # initializes the devices, which logs too
         keras = tensorflow.keras.config
     if keras.backend() != "tensorflow":

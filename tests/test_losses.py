@@ -44,7 +44,12 @@ def test_gram_matrix_of_half_precision(dtype):
     close(value, gram(tf.cast(features, tf.float32).numpy()[0]))
 
 
-def test_sums_of_parts_add_up():
+@pytest.fixture(params=["CPU", "GPU"])
+def device(request, monkeypatch):
+    monkeypatch.setattr(tf, "gpus", lambda: ["GPU"] * (request.param == "GPU"))
+
+
+def test_sums_of_parts_add_up(device):
     """With a mask and without; and so do their gradients, for a picture that is seen in tiles."""
     features, mask = random(1, 9, 7, 4), np.random.default_rng(1).uniform(0, 1, (1, 9, 7, 1))
     for masks in ((), (tf.constant(mask, tf.float32),)):
@@ -248,6 +253,30 @@ def test_blends_and_masks(name, layout, masked):
     assert float(loss) == pytest.approx(expected, rel=EXACT[name])
 
 
+def test_layers_of_as_many_channels_are_compared_at_once(monkeypatch):
+    """And the loss is the weighted mean of the layers', each by itself."""
+    settings = nst.Settings(network="small").resolved()
+    weights = networks.layer_weights("small", settings.style_layers)
+    found, wanted = {}, {}
+    for number, layer in enumerate(weights):
+        channels = 5 if layer.endswith("1") else 7
+        one, other = (activation(9, 8, channels, seed=2 * number + k)[None] for k in range(2))
+        found[layer] = [losses.sums(tf.constant(one))]
+        wanted[layer] = losses.wanted_sums([losses.sums(tf.constant(other))], [1], (), 1 + number)
+    each = {x: losses.layer_style_loss(settings, found[x], wanted[x]) for x in weights}
+    expected = sum(weights[x] * float(each[x]) for x in weights) / sum(weights.values())
+    compare, shapes = losses.STYLE_LOSSES["wasserstein"], []
+
+    def counted(one, other):
+        shapes.append(tuple(one.products.shape))
+        return compare(one, other)
+
+    monkeypatch.setitem(losses.STYLE_LOSSES, "wasserstein", counted)
+    loss = losses.weighted_style_loss(settings, found, wanted)
+    assert sorted(shapes) == [(5, 5, 5), (5, 7, 7)]
+    assert float(loss) == pytest.approx(settings.style_weight * expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", ["covariance", "wasserstein"])
 def test_distances_by_hand(name):
     """Of one channel: mean 3 and deviation 4 to mean 1 and deviation 2."""
@@ -343,7 +372,7 @@ def test_the_loss_that_overflows_is_named(found, previous, suspect):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_sums_of_millions_of_positions(masked):
+def test_sums_of_millions_of_positions(masked, device):
     """As exact as those of few: a covariance keeps its smallest eigenvalues."""
     rng = np.random.default_rng(0)
     features = rng.uniform(0, 1, [1, 1500, 1501, 4]).astype(np.float32) + np.float32(30)

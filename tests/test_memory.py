@@ -15,6 +15,16 @@ from nstlib import UserError, images, memory
 GB = 10**9
 
 
+@pytest.fixture(autouse=True)
+def cpu(monkeypatch):
+    monkeypatch.setattr(memory.tf, "gpus", list)
+
+
+@pytest.fixture
+def gpu(cpu, monkeypatch):
+    monkeypatch.setattr(memory.tf, "gpus", lambda: ["GPU"])
+
+
 def settings(**changes):
     return nst.Settings(**{"network": "small", "precision": "float32", "size": 1000, **changes})
 
@@ -190,11 +200,22 @@ def test_tiles_where_the_whole_does_not_fit(system, network, size, ways):
     assert size <= 1024 or limited == sorted(limited, reverse=True)
 
 
-def test_ways_on_graphics_cards(monkeypatch):
-    """Whose memory is not known before it is used up."""
-    monkeypatch.setattr(memory.tf.config, "list_physical_devices", lambda kind: [kind])
-    found = memory.ways(settings(size=9999), (9999, 9999), [(512, 512)])
-    assert found == [0, 1024, 512, 256]
+@pytest.mark.parametrize("network", ["small", "vgg19"])
+@pytest.mark.parametrize(
+    ("size", "style", "tile", "ways"),
+    [
+        (3000, 512, "auto", [0, 1024, 512, 256]),  # memory is not known before it is used up
+        (9999, 512, "auto", [1024, 512, 256]),  # but the whole cannot be numbered
+        (900, 9999, "auto", [512, 256]),
+        (9999, 512, 0, [1024]),
+        (9999, 512, 8000, [1024]),
+        (9999, 512, 3000, [3000]),
+        (200, 200, "auto", [0]),
+    ],
+)
+def test_ways_on_graphics_cards(gpu, network, size, style, tile, ways):
+    chosen = settings(network=network, size=size)
+    assert memory.ways(chosen, (size, size), [(style, style)], tile) == ways
 
 
 def test_nothing_is_loaded_that_does_not_fit(monkeypatch):
@@ -204,6 +225,5 @@ def test_nothing_is_loaded_that_does_not_fit(monkeypatch):
         nst.stylize(picture(32, 32), picture(32, 32), settings(size=2000))
 
 
-def test_graphics_cards_have_their_own(system, monkeypatch):
-    monkeypatch.setattr(memory.tf.config, "list_physical_devices", lambda kind: [kind])
+def test_graphics_cards_have_their_own(system, gpu):
     memory.check_memory(settings(size=16384), [(400, 300), (300, 200)])

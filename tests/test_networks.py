@@ -246,14 +246,14 @@ def test_gradient_in_float16_with_much_style(gradient):
 )
 def test_best_precision_of_a_gpu(monkeypatch, capability, precision):
     details = {"compute_capability": capability}
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr(tf, "gpus", lambda: ["GPU"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
     assert networks.best_precision() == precision
     assert nst.Settings(network="small").resolved().precision == precision
 
 
 def test_best_precision_of_an_unknown_gpu(monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr(tf, "gpus", lambda: ["GPU"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {})
     assert networks.best_precision() == "float32"
 
@@ -273,7 +273,7 @@ def missing(path):
     ],
 )
 def test_best_precision_of_a_cpu(monkeypatch, read, precision):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(tf, "gpus", list)
     monkeypatch.setattr(Path, "read_text", read)
     assert networks.best_precision() == precision
     assert nst.Settings(network="small", optimizer="lbfgs").resolved().precision == "float32"
@@ -420,6 +420,7 @@ def test_onednn_where_it_is_faster(network, there, used, monkeypatch):
 def test_gradient_without_onednn(narrow, monkeypatch):
     """It is that of TensorFlow, computed in another way."""
     layers, image, found = ["block1_conv1", "block2_conv1"], batch(picture(40, 48)), []
+    monkeypatch.setattr(tf, "gpus", list)
     for onednn in (True, False):
         monkeypatch.setattr(tf, "has_onednn", lambda onednn=onednn: onednn)
         extractor = networks.feature_extractor("narrow", layers, weights=narrow)

@@ -302,6 +302,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 configurations = [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[1])
 tf.config.set_logical_device_configuration(cpu, configurations)  # before any is used
+tf.config.set_visible_devices(cpu)
 from conftest import picture
 from nstlib import tiles
 import nst
