@@ -26,6 +26,7 @@ PIXEL = 400  # bytes a pixel of the picture: itself, its gradient, Adam's moment
 LBFGS = 1400  # more, for its history
 # Bytes of each activation, while there is a gradient; float16 is cast to float32 and back.
 ACTIVATION = {"float32": 6.0, "bfloat16": 4.2, "float16": 12.0}
+EMULATED = 9.5  # of bfloat16 where the CPU has none
 STYLE_PIXEL, STYLE_ACTIVATION = 90, 2.0  # bytes, of a style, which only needs its sums
 TILES = (1024, 512, 256)  # pixels: smaller ones take longer
 TILED = 350e6  # more, for tiles
@@ -56,7 +57,8 @@ def needed(settings: Settings, content: Size, styles: Sequence[Size], tile: int 
     resolved = dataclasses.replace(settings, precision=precision).resolved()
     layers = networks.used_layers(resolved)
     activations = network.activations(layers)
-    each = ACTIVATION[precision]
+    emulated = precision == "bfloat16" and not networks.has_bfloat16()
+    each = EMULATED if emulated else ACTIVATION[precision]
     more = LBFGS if settings.optimizer == "lbfgs" else 0
     fixed = PROGRAM + WEIGHTS * network.size
     if 0 < tile < max(content):

@@ -495,18 +495,22 @@ FLOAT16_SCALE = 64  # float16 ends at 65504, which VGG's activations can exceed
 def best_precision() -> str:
     """The fastest of PRECISIONS on this machine: bfloat16 where the hardware multiplies in it.
 
-    Those are CPUs with AVX512_BF16 or AMX (told by Linux only) and NVIDIA GPUs from Ampere on;
-    Volta and Turing have float16 instead.
+    Those are CPUs as `has_bfloat16` has it, and NVIDIA GPUs from Ampere on; Volta and Turing have
+    float16 instead.
     """
     if gpus := tf.gpus():
         details = tf.config.experimental.get_device_details(gpus[0])
         generation = details.get("compute_capability", (0, 0))[0]
         return "bfloat16" if generation >= 8 else "float16" if generation == 7 else "float32"
+    return "bfloat16" if has_bfloat16() else "float32"
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16, with AVX512_BF16 or AMX; told by Linux only."""
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text().split()
-        if {"avx512_bf16", "amx_bf16"} & set(flags):
-            return "bfloat16"
-    return "float32"
+        return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+    return False
 
 
 def feature_extractor(

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from nstlib import UserError, images, networks
+from nstlib import UserError, images, memory, networks
 
 SECONDS, MEMORY = 20, 2_000_000_000
 
@@ -271,8 +271,8 @@ VALUES = {
 
 @contextlib.contextmanager
 def quick_program():
-    """The program without TensorFlow's graphs, which take longer than pictures of this size, and
-    without a way to the outside."""
+    """The program without TensorFlow's graphs, which take longer than pictures of this size,
+    without a way to the outside, and on a machine that has as much memory as a try may take."""
     import nst
 
     def unavailable(network):
@@ -282,6 +282,7 @@ def quick_program():
 
     plain = networks.find_weights
     networks.find_weights, networks.compiled = unavailable, lambda function: function
+    memory.available = lambda: MEMORY
     for name, shape in {"photo": (40, 64), "style": (48, 48), "thin": (1, 300)}.items():
         values = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
         images.save(f"{name}.png", values)

@@ -13,7 +13,7 @@ def run(kind, count, seed):
     return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 
-@pytest.mark.parametrize(("kind", "count"), [("files", 300), ("weights", 40), ("options", 100)])
+@pytest.mark.parametrize(("kind", "count"), [("files", 300), ("weights", 40), ("options", 150)])
 def test_a_result_or_one_sentence(kind, count):
     done = run(kind, count, seed=0)
     assert done.stdout.endswith(f"{count} {kind}, 0 failures\n"), done.stdout + done.stderr

@@ -124,6 +124,25 @@ def test_rgb_profile_is_converted_to_srgb(tmp_path, matrix, gamma):
     assert np.abs(loaded - stored).mean() > 4  # so ignoring the profile would not pass
 
 
+def test_profile_is_applied_to_the_fewer_pixels(tmp_path, monkeypatch):
+    """It takes long; and of what is enlarged there is no more to convert."""
+    stored, sizes = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8), []
+    profile = rgb_profile(P3_TO_XYZ, 2.2)
+    Image.fromarray(stored).save(tmp_path / "x.png", icc_profile=profile)
+    convert = images.ImageCms.profileToProfile
+
+    def counted(im, *profiles, **options):
+        sizes.append(im.size)
+        return convert(im, *profiles, **options)
+
+    monkeypatch.setattr(images.ImageCms, "profileToProfile", counted)
+    whole = np.uint8(images.load(tmp_path / "x.png"))
+    larger = Image.fromarray(whole).resize((80, 60), Image.Resampling.LANCZOS)
+    assert (images.load(tmp_path / "x.png", 80) == np.asarray(larger)).all()
+    images.load(tmp_path / "x.png", 20)
+    assert sizes == [(40, 30), (40, 30), (20, 15)]
+
+
 def test_grey_profile_is_converted_to_srgb(tmp_path):
     ramp = np.arange(256, dtype=np.uint8)[None]
     Image.fromarray(ramp).save(tmp_path / "x.png", icc_profile=grey_profile(1.75))

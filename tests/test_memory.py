@@ -76,13 +76,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         ),
     ],
 )
-def test_what_takes_more(more, less):
+def test_what_takes_more(more, less, monkeypatch):
+    monkeypatch.setattr(memory.networks, "has_bfloat16", lambda: True)
     sizes = [(x.size, x.size) for x in (settings(**more), settings(**less))]
     more, less = (
         memory.needed(settings(**x), size, [size])
         for x, size in zip((more, less), sizes, strict=True)
     )
     assert more > 1.1 * less
+
+
+def test_bfloat16_where_the_processor_has_none(monkeypatch):
+    """It takes more than float32: 4.2 GB, on a processor with AVX2."""
+    monkeypatch.setattr(memory.networks, "has_bfloat16", lambda: False)
+    need = memory.needed(settings(precision="bfloat16"), (1024, 1024), [(1024, 1024)])
+    assert 0.75 < 4.2 * GB / need < 1.1
 
 
 # What there is
