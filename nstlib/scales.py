@@ -11,20 +11,27 @@ from nstlib.settings import Settings
 MARGIN = 16  # pixels around an image while it is optimized
 
 
+def share(size: int) -> float:
+    """Of the iterations that small scales have, how many one of this size has.
+
+    Beyond 1024 pixels half at each doubling: what is large is settled by then, and only the finest
+    marks are new. Galerne et al., "Scaling Painting Style Transfer" (EGSR 2024), take a half to an
+    eighth; less than half leaves grain or blur, see benchmarks/README.md.
+    """
+    return min(1.0, 1024 / size)
+
+
 def plan_scales(settings: Settings, thinnest: float) -> list[tuple[int, int]]:
     """(longest side, iterations) of each scale, each twice the size of the one before.
 
-    Up to 1024 pixels all have the same share of the iterations; beyond, fewer, in proportion to
-    1024 / size: what is large is settled by then, and only the finest marks are new [Galerne et
-    al., "Scaling Painting Style Transfer", EGSR 2024, go further]. 512 pixels and 1000 iterations
-    in 3 scales: 128 with 333, 256 with 333, 512 with 334. `thinnest` is the shortest side of all
-    images, over that longest side: scales at which it has fewer than 32 pixels are left out.
-    `settings`: resolved.
+    512 pixels and 1000 iterations in 3 scales: 128 with 333, 256 with 333, 512 with 334; beyond
+    1024 pixels fewer, see `share`. `thinnest` is the shortest side of all images, over that longest
+    side: scales at which it has fewer than 32 pixels are left out. `settings`: resolved.
     """
     scales = min(int(settings.scales), settings.num_iter)
     sizes = [round(settings.size / 2**k) for k in reversed(range(scales))]
     sizes = [size for size in sizes[:-1] if size * thinnest >= 32] + sizes[-1:]
-    shares = np.array([min(1, 1024 / size) for size in sizes])
+    shares = np.array([share(size) for size in sizes])
     most = settings.num_iter - len(sizes)  # each has one at least
     ends = np.cumsum([0, *shares / shares.sum() * most]) + 1e-6  # lest rounding drop one
     ends = [int(end) + k for k, end in enumerate(ends)]

@@ -36,6 +36,15 @@ def test_quick_benchmark_of_tiles():
 
 
 @pytest.mark.slow
+def test_quick_laws_of_scales(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks/scales.py", "--quick", "--pictures", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    losses = re.findall(r"^\| .* \| (\d\.\d\d) \| \d+ \|$", done.stdout, re.MULTILINE)
+    assert len(losses) == len(list(tmp_path.glob("temple_circles, *.png"))) == 5
+    assert losses[0] == "1.00"
+
+
+@pytest.mark.slow
 def test_quick_sweep_of_betas():
     command = [sys.executable, ROOT / "benchmarks/betas.py", "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
