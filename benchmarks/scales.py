@@ -18,13 +18,16 @@ from tables import print_table
 import nst
 from nstlib import images, scales
 
-PAIRS = [("temple", "circles"), ("astronaut", "strokes")]
+PAIRS = [
+    (EXAMPLES / "content/temple.jpg", EXAMPLES / "style/circles.jpg"),
+    (EXAMPLES / "content/astronaut.jpg", EXAMPLES / "style/strokes.jpg"),
+]
 LAWS = {  # a scale's share of the iterations, by its size in pixels
     "as many": lambda size: 1.0,
     "half at each doubling beyond 1024": scales.share,
     "a quarter": lambda size: min(1.0, (1024 / size) ** 2),
     "an eighth": lambda size: min(1.0, (1024 / size) ** 3),
-    "in proportion to 1 / √size beyond 256": lambda size: min(1.0, (256 / size) ** 0.5),
+    "in proportion to size^-½ beyond 256": lambda size: min(1.0, (256 / size) ** 0.5),
 }
 
 
@@ -36,18 +39,21 @@ def main() -> None:
     args = parser.parse_args()
     quick = {"size": 256, "num_iter": 20} if args.quick else {"size": args.size}
     settings, first, rows = nst.Settings(network="small", **quick), [], []
+    pairs = PAIRS[:1] if args.quick else PAIRS
+    nst.stylize(*pairs[0], nst.Settings(network="small", size=64, num_iter=1))  # to load it
     for law, share in LAWS.items():
         scales.share, found, began = share, [], time.perf_counter()
-        for content, style in PAIRS[: 1 if args.quick else None]:
-            files = EXAMPLES / f"content/{content}.jpg", EXAMPLES / f"style/{style}.jpg"
-            result = nst.stylize(*files, settings)
+        plan = scales.plan_scales(settings.resolved(), 1.0)
+        for content, style in pairs:
+            result = nst.stylize(content, style, settings)
             found.append(result.losses["total"][-1])
             if args.pictures:
                 args.pictures.mkdir(parents=True, exist_ok=True)
-                images.save(args.pictures / f"{content}_{style}, {law}.png", result.image)
+                images.save(args.pictures / f"{content.stem}_{style.stem}, {law}.png", result.image)
         seconds, first = (time.perf_counter() - began) / len(found), first or found
-        rows.append([law, f"{np.mean(np.divide(found, first)):.2f}", f"{seconds:.0f}"])
-    print_table(["iterations of a scale", "loss", "seconds a picture"], rows)
+        numbers = ", ".join(f"{number}" for _, number in plan)
+        rows.append([law, numbers, f"{np.mean(np.divide(found, first)):.2f}", f"{seconds:.0f}"])
+    print_table(["beyond 1024 pixels", "iterations", "loss", "seconds a picture"], rows)
 
 
 if __name__ == "__main__":

@@ -386,14 +386,13 @@ def _decode(im: Image.Image, size: int | None) -> Image.Image:
     profile = im.info.get("icc_profile")
     upright = _UPRIGHT.get(_orientation(im))  # after load(), which turns TIFFs and resets theirs
     im = _opaque(im)
-    enlarged = im.width < target[0]
-    if enlarged:  # colours are converted where there are fewer pixels
-        im = _in_srgb(im, profile)
+    if profile and im.width < target[0]:  # colours are converted where there are fewer pixels
+        im, profile = _in_srgb(im, profile), None
     if im.size != target:
         im = im.resize(target, Image.Resampling.LANCZOS)
     if upright is not None:
         im = im.transpose(upright)
-    return im if enlarged else _in_srgb(im, profile)
+    return _in_srgb(im, profile)
 
 
 def _in_srgb(im: Image.Image, profile: bytes | None) -> Image.Image:

@@ -278,7 +278,8 @@ def _square_roots(matrix: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
     return root * tf.sqrt(norm), inverse / tf.sqrt(norm)
 
 
-# From the sums of the picture and the sums wanted to a scalar, by the name that --style_loss takes.
+# From the sums of the picture and the sums wanted to their distance, by the name that --style_loss
+# takes.
 STYLE_LOSSES: dict[str, Callable[[Sums, Sums], "tf.Tensor"]] = {
     "gram": gram_distance,
     "covariance": covariance_distance,

@@ -31,7 +31,8 @@ STYLE_PIXEL, STYLE_ACTIVATION = 90, 2.0  # bytes, of a style, which only needs i
 TILES = (1024, 512, 256)  # pixels: smaller ones take longer
 TILED = 350e6  # more, for tiles
 TILED_PIXEL, MASK_PIXEL = 105, 16  # bytes, as PIXEL, where the network sees tiles
-# Values of one activation on a GPU: TensorFlow numbers them in 31 bits. With 2.9e9 it aborts.
+# Values of one activation on a GPU: TensorFlow numbers them in 31 bits. With 2.9e9 it ended the
+# process; up to 2³⁰ leaves room for what it puts around them.
 MOST_VALUES = 2**30
 LOADING, STYLE_LOADING = 75, 30  # bytes a pixel, of the content and of styles, until then
 
@@ -84,7 +85,7 @@ def ways(
     to fit into memory, and then what takes less.
 
     tile, workers: as `stylize` takes them. A GPU's memory is not known before it is used up; but
-    of pictures with more values than it can number there are tiles in any case.
+    there are tiles, whatever `tile` says, where an activation has more values than it can number.
     """
     longest = max(content)
     if tile == "auto" and workers and longest > TILES[0]:
@@ -93,7 +94,7 @@ def ways(
     found = [0, *smaller] if tile == "auto" else [int(tile) if 0 < int(tile) < longest else 0]
     if tf.gpus():
         numbered = partial(_has_numbers, settings.resolved(), [content, *styles])
-        return list(filter(numbered, found)) or smaller[:1] or found
+        return list(filter(numbered, found)) or smaller or found
     if tile != "auto":
         return found
     limit = available()

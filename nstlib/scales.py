@@ -12,7 +12,7 @@ MARGIN = 16  # pixels around an image while it is optimized
 
 
 def share(size: int) -> float:
-    """Of the iterations that small scales have, how many one of this size has.
+    """What a scale of this size has of the iterations of a small one, above 0 and at most 1.
 
     Beyond 1024 pixels half at each doubling: what is large is settled by then, and only the finest
     marks are new. Galerne et al., "Scaling Painting Style Transfer" (EGSR 2024), take a half to an

@@ -39,7 +39,8 @@ def test_quick_benchmark_of_tiles():
 def test_quick_laws_of_scales(tmp_path):
     command = [sys.executable, ROOT / "benchmarks/scales.py", "--quick", "--pictures", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    losses = re.findall(r"^\| .* \| (\d\.\d\d) \| \d+ \|$", done.stdout, re.MULTILINE)
+    row = r"^\| .* \| 10, 10 \| (\d\.\d\d) \| \d+ \|$"
+    losses = re.findall(row, done.stdout, re.MULTILINE)
     assert len(losses) == len(list(tmp_path.glob("temple_circles, *.png"))) == 5
     assert losses[0] == "1.00"
 

@@ -125,7 +125,7 @@ def test_rgb_profile_is_converted_to_srgb(tmp_path, matrix, gamma):
 
 
 def test_profile_is_applied_to_the_fewer_pixels(tmp_path, monkeypatch):
-    """It takes long; and of what is enlarged there is no more to convert."""
+    """A picture is converted before it is enlarged, and after it is made smaller."""
     stored, sizes = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8), []
     profile = rgb_profile(P3_TO_XYZ, 2.2)
     Image.fromarray(stored).save(tmp_path / "x.png", icc_profile=profile)

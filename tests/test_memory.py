@@ -215,8 +215,8 @@ def test_tiles_where_the_whole_does_not_fit(system, network, size, ways):
         (3000, 512, "auto", [0, 1024, 512, 256]),  # memory is not known before it is used up
         (9999, 512, "auto", [1024, 512, 256]),  # but the whole cannot be numbered
         (900, 9999, "auto", [512, 256]),
-        (9999, 512, 0, [1024]),
-        (9999, 512, 8000, [1024]),
+        (9999, 512, 0, [1024, 512, 256]),
+        (9999, 512, 8000, [1024, 512, 256]),
         (9999, 512, 3000, [3000]),
         (200, 200, "auto", [0]),
     ],

@@ -120,6 +120,12 @@ def test_plan_scales(settings, thinnest, plan):
     assert scales.plan_scales(nst.Settings(**settings).resolved(), thinnest) == plan
 
 
+def test_a_scale_has_its_share(monkeypatch):
+    monkeypatch.setattr(scales, "share", lambda size: 128 / size)
+    chosen = nst.Settings(network="small", size=512, num_iter=73).resolved()
+    assert scales.plan_scales(chosen, 1.0) == [(128, 41), (256, 21), (512, 11)]
+
+
 # The objective
 
 
