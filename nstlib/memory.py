@@ -31,10 +31,10 @@ STYLE_PIXEL, STYLE_ACTIVATION = 90, 2.0  # bytes, of a style, which only needs i
 TILES = (1024, 512, 256)  # pixels: smaller ones take longer
 TILED = 350e6  # more, for tiles
 TILED_PIXEL, MASK_PIXEL = 105, 16  # bytes, as PIXEL, where the network sees tiles
+LOADING, STYLE_LOADING = 75, 30  # bytes a pixel, of the content and of styles, until then
 # Values of one activation on a GPU: TensorFlow numbers them in 31 bits. With 2.9e9 it ended the
 # process; up to 2³⁰ leaves room for what it puts around them.
 MOST_VALUES = 2**30
-LOADING, STYLE_LOADING = 75, 30  # bytes a pixel, of the content and of styles, until then
 
 PROC = Path("/proc")
 # Files of Linux's control groups, by which containers are limited: version 2, then 1.

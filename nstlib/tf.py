@@ -34,6 +34,7 @@ def has_onednn() -> bool:
     return True
 
 
+@functools.cache  # they cannot change once they are initialized, and sums ask for each block
 def gpus() -> list:
     """Those that TensorFlow may use."""
     return _tensorflow().config.get_visible_devices("GPU")
