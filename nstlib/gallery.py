@@ -25,9 +25,9 @@ from nstlib.sheet import sheet, side_by_side
 
 log = logging.getLogger("nst")
 
-# What counts as a picture in a folder. HEIC cannot be read, but is better reported than passed by.
-ENDINGS = {*images.FORMATS, ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe"}
-ENDINGS |= {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".tga"}
+# What counts as a picture in a folder.
+ENDINGS = {*images.FORMATS, ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jp2"}
+ENDINGS |= {".jpe", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".tga"}
 
 
 @dataclass(frozen=True)

@@ -326,6 +326,10 @@ def _reading(path: str | os.PathLike) -> Iterator[ImageFile.ImageFile]:
         start = file.read(12)
         file.seek(0)
         try:
+            if _is_heic(start):
+                import pi_heif  # seldom needed
+
+                pi_heif.register_heif_opener()
             with _patient(), Image.open(file) as im:
                 # Pillow knows some formats by name only, and has Ghostscript run what is EPS, alone
                 # or wrapped in IPTC.
@@ -367,11 +371,16 @@ def _why_undecodable(start: bytes, error: Exception) -> str:
         return "there is not enough memory for it; make it smaller first"
     if not start:
         return "the file is empty; fetch it again"
-    if not isinstance(error, UnidentifiedImageError):
+    if isinstance(error, ModuleNotFoundError):
+        return f"it is a HEIC image ({error}); pip install pi-heif"
+    if _is_heic(start) or not isinstance(error, UnidentifiedImageError):
         return "it is damaged or incomplete; fetch it again, or convert it to JPEG or PNG"
-    if start[4:8] == b"ftyp" and start[8:11] in {b"hei", b"hev", b"mif", b"msf"}:
-        return "it is a HEIC image; convert it to JPEG or PNG first"
     return "it is damaged or of an unknown format; convert it to JPEG or PNG first"
+
+
+def _is_heic(start: bytes) -> bool:
+    """Whether a file that begins like this is one of HEIF's kinds, as phones take photographs."""
+    return start[4:8] == b"ftyp" and start[8:11] in {b"hei", b"hev", b"mif", b"msf"}
 
 
 def _decode(im: Image.Image, size: int | None) -> Image.Image:

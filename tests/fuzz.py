@@ -30,6 +30,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -89,6 +90,7 @@ MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"
 def formats() -> list[str]:
     """All that Pillow reads, and some that it pretends to."""
     Image.init()
+    pillow_heif.register_heif_opener()  # which writes it; the program reads by its own
     return sorted({*Image.OPEN, *FOREIGN})
 
 

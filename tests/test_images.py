@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, ImageCms, ImageFile, JpegImagePlugin
 
@@ -500,7 +501,7 @@ def one_sentence(error, start):
     return message
 
 
-HEIC = struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(500)
+HEIC = struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(500)  # no picture
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n"
 BOMB = png(100_000, 100_000, 8, 2, [bytes(10)])
 
@@ -510,8 +511,8 @@ BOMB = png(100_000, 100_000, 8, 2, [bytes(10)])
     [
         ("text.jpg", b"This is no picture.\n" * 50, "damaged or of an unknown format"),
         ("empty.png", b"", "the file is empty"),
-        ("IMG_0001.HEIC", HEIC, "HEIC image; convert it to JPEG or PNG first"),
-        ("renamed.jpg", HEIC, "HEIC image; convert it to JPEG or PNG first"),
+        ("IMG_0001.HEIC", HEIC, "damaged or incomplete; fetch it again, or convert it"),
+        ("renamed.jpg", HEIC, "damaged or incomplete; fetch it again, or convert it"),
         ("bomb.png", BOMB, "more than 4295 megapixels; make it smaller"),
         ("drawing.eps", EPS, "unknown format; convert it to JPEG or PNG first"),
         ("movie.mp4", HEIC.replace(b"ftypheic", b"ftypisom"), "damaged or of an unknown format"),
@@ -534,6 +535,57 @@ def test_missing_file_and_folder(tmp_path, monkeypatch, read):
     with pytest.raises(UserError) as error:
         read(tmp_path)
     one_sentence(error, f"cannot read {tmp_path}: it is a folder")
+
+
+def save_heic(path, picture, **options):
+    """As a phone does, but with next to no loss."""
+    pillow_heif.from_pillow(picture).save(path, quality=-1, chroma=444, **options)
+
+
+@pytest.mark.parametrize("name", ["IMG_0001.HEIC", "DSC_0001.hif", "renamed.jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic(tmp_path, orientation, name):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    save_heic(tmp_path / name, Image.fromarray(quadrants()), exif=exif.tobytes())
+    expected = UPRIGHT[orientation](quadrants())
+    assert images.image_size(tmp_path / name) == expected.shape[1::-1]
+    assert np.abs(images.load(tmp_path / name) - expected).max() <= 3
+    assert max(images.load(tmp_path / name, 20).shape) == 20
+
+
+def test_heic_with_a_profile_and_with_transparency(tmp_path):
+    stored = noise()
+    profile = rgb_profile(P3_TO_XYZ, 2.2)
+    picture = Image.fromarray(stored)
+    picture.save(tmp_path / "x.png", icc_profile=profile)
+    picture.info["icc_profile"] = profile
+    save_heic(tmp_path / "x.heic", picture)
+    difference = images.load(tmp_path / "x.heic") - images.load(tmp_path / "x.png")
+    assert np.abs(difference).mean() < 1
+    picture, expected = translucent("RGBA")
+    save_heic(tmp_path / "y.heic", picture)
+    assert np.abs(images.load(tmp_path / "y.heic") - expected).max() <= 3
+
+
+@pytest.mark.parametrize("read", [images.load, images.image_size])
+def test_heic_without_what_reads_it(tmp_path, monkeypatch, read):
+    save_heic(tmp_path / "x.heic", Image.fromarray(noise()))
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(UserError) as error:
+        read(tmp_path / "x.heic")
+    message = one_sentence(error, f"cannot read {tmp_path / 'x.heic'}: it is a HEIC image")
+    assert "pip install pi-heif" in message
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_truncated_heic(tmp_path, share):
+    path = tmp_path / "cut.heic"
+    save_heic(path, Image.fromarray(noise()))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UserError) as error:
+        images.load(path)
+    one_sentence(error, f"cannot read {path}: it is damaged or incomplete")
 
 
 @pytest.mark.parametrize("size", [None, 16])
