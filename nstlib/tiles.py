@@ -325,13 +325,13 @@ class Tiled:
             found = self._sums(self._pictures(style), everywhere, without_masks)
             samples.append({x: one for x, (one,) in found.items()})
         targets: dict[str, Any] = {"content": {}, "focus": {}, "style": {}, "photograph": []}
-        tiles = self._tiles(pictures)
+        tiles = self._tiles(pictures, self.content | self.style)
         sizes = {layer: size for tile in tiles for layer, size in tile.sizes.items()}
         for layer in self.content:
             focus = losses.content_focus(self.settings, np.float32(content), sizes[layer])
             targets["focus"][layer] = focus.numpy()
         if self.content and self.keeps:
-            targets["content"] = self._activations(pictures, tiles)
+            targets["content"] = self._activations(pictures)
         elif self.content:
             for level, picture in zip(self.levels, pictures, strict=True):
                 kept = picture if self.content & level.fields.keys() else None
@@ -370,18 +370,19 @@ class Tiled:
             pictures.append(picture)
         return pictures
 
-    def _tiles(self, pictures) -> list[Tile]:
+    def _tiles(self, pictures, layers) -> list[Tile]:
+        """Of each level that has some of these layers; they see no more than these layers do."""
         tiles = []
         for number, (level, picture) in enumerate(zip(self.levels, pictures, strict=True)):
-            if not level.seen:
+            fields = {layer: field for layer, field in level.fields.items() if layer in layers}
+            if not fields:
                 continue
             shapes = level.seen.compute_output_shape(picture.shape)
-            sizes = {layer: tuple(shape[1:3]) for layer, shape in shapes.items()}
+            sizes = {layer: tuple(shapes[layer][1:3]) for layer in fields}
             rows, columns = (
-                spans(length, self.tile, list(level.fields.values()))
-                for length in picture.shape[1:3]
+                spans(length, self.tile, list(fields.values())) for length in picture.shape[1:3]
             )
-            tiles += [Tile(number, x, y, level.fields, sizes) for x in rows for y in columns]
+            tiles += [Tile(number, x, y, fields, sizes) for x in rows for y in columns]
         return tiles
 
     def _run(
@@ -417,11 +418,11 @@ class Tiled:
                 share = shares[0] * (1 - done / whole) + shares[1] * done / whole
                 self.see_tile(share, time.monotonic() - self._began)
 
-    def _activations(self, pictures, tiles) -> dict[str, np.ndarray]:
+    def _activations(self, pictures) -> dict[str, np.ndarray]:
         """Those of the content layers."""
         whole = {}
-        concerned = [tile for tile in tiles if self.content & tile.fields.keys()]
-        for tile, found in self._run(find_activations, (self.settings,), concerned, pictures, {}):
+        tiles = self._tiles(pictures, self.content)
+        for tile, found in self._run(find_activations, (self.settings,), tiles, pictures, {}):
             for layer, values in found.items():
                 if layer not in whole:
                     whole[layer] = np.empty((1, *tile.sizes[layer], values.shape[-1]), np.float32)
@@ -431,7 +432,7 @@ class Tiled:
     def _sums(self, pictures, masks, settings, share=0.0) -> dict[str, list[losses.Sums]]:
         """Those of the style layers, over the whole picture."""
         whole, shares = {}, (0.0, share)
-        tiles = [tile for tile in self._tiles(pictures) if masks.keys() & tile.fields.keys()]
+        tiles = self._tiles(pictures, masks)
         for _, found in self._run(find_sums, (settings,), tiles, pictures, masks, None, shares):
             for layer, parts in found.items():
                 before = whole.get(layer)
@@ -441,7 +442,8 @@ class Tiled:
     def _gradients(self, pictures, targets, masks, *style) -> tuple[float, list[np.ndarray]]:
         """The content loss, and of each level the gradient of the losses, by the picture."""
         content, gradients = 0.0, [np.zeros_like(picture) for picture in pictures]
-        tiles, common = self._tiles(pictures), (self.settings, *style)
+        tiles = self._tiles(pictures, self.content | self.style)
+        common = self.settings, *style
         shares = (1 / (1 + BACK) if masks else 0.0, 1.0)
         found = self._run(find_gradient, common, tiles, pictures, masks, targets, shares)
         for tile, (loss, gradient) in found:
