@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nstlib import UserError, memory, paths, provenance
+from nstlib import UserError, memory, paths, provenance, tf
 from nstlib.progress import progress_bar
 from nstlib.settings import LIMITS, shortest
 
@@ -253,6 +253,7 @@ def answer(work: Callable[[Sequence[str], Interrupts], int], argv: Sequence[str]
     open_streams()
     logging.basicConfig(format="%(message)s")
     os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")  # or a GPU's sums differ from run to run
+    tf.own_process = True
     with Interrupts() as interrupts:
         try:
             return work(argv, interrupts)

@@ -9,7 +9,7 @@ import sys
 import pytest
 from test_cli import CONTENT, QUICK, ROOT, STYLE, command, example
 
-from nstlib import cli, images
+from nstlib import cli, images, tf
 
 
 def shell(line, *arguments, **environment):
@@ -85,3 +85,22 @@ def test_streams_are_left_alone():
     before = sys.stdin, sys.stdout, sys.stderr
     cli.open_streams()
     assert before == (sys.stdin, sys.stdout, sys.stderr)
+
+
+def test_garbage_of_those_who_import_it_is_found(monkeypatch):
+    """The program's own process has nothing but TensorFlow to look through; another's has."""
+    script = """
+import gc
+from nstlib import tf
+before = gc.get_freeze_count()
+tf.constant(1)
+assert gc.isenabled() and gc.get_freeze_count() == before
+tf._tensorflow.cache_clear()
+tf.own_process = True
+tf.constant(1)
+assert gc.isenabled() and gc.get_freeze_count() > 100_000
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+    monkeypatch.setattr(tf, "own_process", False)
+    assert cli.answer(lambda *_: 0, []) == 0
+    assert tf.own_process
