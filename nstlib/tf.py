@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from nstlib import UserError
 
 # Whether this process is the program's own: then Python need not look through all that TensorFlow
-# brings, 300,000 objects, whenever it looks for garbage. With `_without_collector` this saves one of
-# the 16 seconds of a small picture.
+# brings, 300,000 objects, whenever it looks for garbage. With `_without_collector` that saves a
+# second of the 17 of a small picture.
 own_process = False
 
 
