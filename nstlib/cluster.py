@@ -137,7 +137,7 @@ def paint_cells(client: "Client", cells, settings, paint: Callable, interrupts, 
         for future, result in finished.next_batch(block=False):
             bar.update()
             asked = time.monotonic()
-            yield futures.pop(future), _outcome(future, result)
+            yield futures.pop(future), _outcome(result)
         time.sleep(0.1)
     if interrupts.signal:
         client.cancel(list(futures))
@@ -231,16 +231,15 @@ def _evaluate_on_worker(function, settings, *arguments):
             return function(name, settings, *arguments)
 
 
-def _outcome(future, result):
-    """The Result of a task, or the exception that it raised."""
-    if future.status == "error":
+def _outcome(result):
+    """The Result of a task, or the exception that it raised, which comes with its type and its
+    traceback. The task's status says less: it changes when a worker is lost whose result came."""
+    if isinstance(result, tuple):
         _, error, _ = result
-        if isinstance(error, ModuleNotFoundError):
-            return UserError(_lacks(error))
-        return error
-    if future.status == "finished" and not isinstance(result, BaseException):
-        return result
-    return UserError("the Dask scheduler was lost; run the same command again")
+        return UserError(_lacks(error)) if isinstance(error, ModuleNotFoundError) else error
+    if isinstance(result, BaseException):
+        return UserError("the Dask scheduler was lost; run the same command again")
+    return result
 
 
 def _paint_on_worker(paint, settings, content, *styles):

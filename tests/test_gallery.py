@@ -1,5 +1,6 @@
 """Galleries: every cell, skipping what is done, failures, interrupts, the sheet, and Dask."""
 
+import asyncio
 import dataclasses
 import io
 import os
@@ -486,6 +487,19 @@ def test_dask_paints_the_same(folders):
         main("--dask", cluster.scheduler_address)
     check_cells(SETTINGS)
     assert images.image_size("sheet.png")[0] == sheet_width(3)
+
+
+def test_what_comes_of_a_task_is_told_by_its_result():
+    """Its worker may be lost in the moment in which the result is there; then the task waits."""
+    outcome, error = gallery.cluster._outcome, ValueError("a cell")
+    assert outcome("a Result") == "a Result"
+    assert outcome((ValueError, error, None)) is error
+    lacking = outcome((ModuleNotFoundError, ModuleNotFoundError("No module named 'nst'"), None))
+    assert isinstance(lacking, UserError)
+    assert "lacks a module" in str(lacking)
+    lost = outcome(asyncio.CancelledError())
+    assert isinstance(lost, UserError)
+    assert "scheduler was lost" in str(lost)
 
 
 @pytest.mark.slow
