@@ -224,6 +224,14 @@ def test_distances_and_their_gradients(name, channels, masked):
         assert np.sum(gradient * direction) == pytest.approx(slope, abs=EXACT[name] * scale)
 
 
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances_of_fewer_positions_than_channels(name):
+    """Where most directions have but what `_regular` adds to them."""
+    found, wanted = activation(7, 1, 48, seed=1), activation(9, 1, 48, seed=2)
+    expected = DISTANCES[name](moments(found), moments(wanted))
+    assert compared(name, found, wanted)[0] == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("layout", [0, 0.5])
 @pytest.mark.parametrize("name", DISTANCES)
