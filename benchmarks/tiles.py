@@ -175,7 +175,7 @@ def content_targets(quick: bool) -> None:
 
 
 def command(*options: str, aspect: float = 1.0) -> tuple[float, float, float]:
-    """(seconds in all, seconds of an iteration, peak memory in GB) of nst.py, on a photograph of
+    """(seconds in all, seconds of most iterations, peak memory in GB) of nst.py, on a photograph of
     this width by height."""
     script = (
         "import resource, subprocess, sys; run = subprocess.run(sys.argv[1:]); "
@@ -199,7 +199,7 @@ def command(*options: str, aspect: float = 1.0) -> tuple[float, float, float]:
     ends = [
         float(x) for x in re.findall(r"^ +\d+  total .* ([\d.]+) s$", done.stderr, re.MULTILINE)
     ]
-    return whole, (ends[-1] - ends[0]) / (len(ends) - 1), int(done.stdout.split()[-1]) / 1e6
+    return whole, float(np.median(np.diff(ends))), int(done.stdout.split()[-1]) / 1e6
 
 
 def memory(quick: bool) -> None:
@@ -242,7 +242,7 @@ def seconds_a_step(number: int, network: str, size: int, tile: int) -> float:
     time.sleep(10)
     try:
         options = ["--network", network, "--weights", weights_of(network), "--size", str(size)]
-        options += ["--tile", str(tile), "-n", "3", "--precision", "float32", "--dask", address]
+        options += ["--tile", str(tile), "-n", "5", "--precision", "float32", "--dask", address]
         return command(*options)[1]
     finally:
         for process in processes:
@@ -252,7 +252,8 @@ def seconds_a_step(number: int, network: str, size: int, tile: int) -> float:
 
 def workers(quick: bool) -> None:
     print("## Dask workers of one thread\n", flush=True)
-    cases = [("small", 256, 96)] if quick else [("small", 1024, 256), ("vgg19", 512, 256)]
+    cases = [("small", 1024, 256), ("small", 2048, 512), ("vgg19", 512, 256)]
+    cases = [("small", 256, 96)] if quick else cases
     rows = []
     for case in cases:
         one, two = (seconds_a_step(number, *case) for number in (1, 2))
