@@ -237,6 +237,7 @@ def wasserstein_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     def overlap(covariance):
         """tr (ΣΣₜ)^½"""
         matrix = tf.matmul(root, covariance @ root, transpose_a=True)
+        matrix = tf.where(tf.math.is_finite(matrix), matrix, 0.0)  # or eigh raises an error
         with tf.device("CPU"):  # of small matrices a GPU is slower
             values, vectors = tf.linalg.eigh(matrix)
         # Rounding may leave the least below 0.

@@ -316,6 +316,15 @@ def test_distances_where_nothing_varies(name):
 
 
 @pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_distances_of_what_is_not_finite(name, value):
+    """They are no numbers either, which `check_finite` sees."""
+    found, wanted = activation(9, 8, 6, seed=1), activation(9, 8, 6, seed=2)
+    found[3, 4, 5] = value
+    assert not np.isfinite(compared(name, found, wanted)[0])
+
+
+@pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.parametrize("contrast", [1e-2, 1e-3, 1e-4, 1e-5])
 def test_distances_where_little_varies(name, contrast):
     """About a large mean, where float32 leaves little of a covariance."""
