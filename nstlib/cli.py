@@ -28,7 +28,7 @@ log = logging.getLogger("nst")
 EXAMPLES = """\
 examples:
   %(prog)s -c photo.jpg -s painting.jpg -r out.jpg
-  %(prog)s -c photo.jpg -s painting.jpg -r out.jpg --network small -n 200 -l 10
+  %(prog)s -c photo.jpg -s painting.jpg -r out.jpg --network small -n 100
   %(prog)s -c photos -s paintings -r sheet.jpg   every photograph in every painting's manner
 """
 

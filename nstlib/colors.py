@@ -70,11 +70,6 @@ def transport(content: np.ndarray, style: np.ndarray) -> np.ndarray:
     return moved(content, mean, change, wanted)
 
 
-def greyed(image: np.ndarray) -> np.ndarray:
-    """An image without its colours, [H, W, 3]."""
-    return grey(lightness_of(image))
-
-
 def lightness_of(image: np.ndarray) -> np.ndarray:
     """[H, W, 3] to CIELAB's L*, [H, W]."""
     return by_rows(lambda rows: to_lab(rows)[..., 0], image)
@@ -92,7 +87,7 @@ def grey(lightness: np.ndarray) -> np.ndarray:
 
 def match(style: np.ndarray, content: np.ndarray) -> np.ndarray:
     """The style with the content's mean colour and its covariance (the paper's eq. 10, in the
-    symmetric form): colours as they go together, changed linearly and as little as that takes."""
+    symmetric form): colours as they go together, changed linearly."""
     (mean, own), (wanted, other) = statistics(style), statistics(content)
     return moved(style, mean, np.linalg.inv(root(own)) @ root(other), wanted)
 

@@ -160,9 +160,10 @@ def _is_whole(path: Path) -> bool:
 
 def is_done(cell: Cell, settings) -> bool:
     """Whether its file was made from these sources with these settings, and since they changed."""
-    if not _is_whole(cell.path) or _is_foreign(cell.path):
+    made = images.read_metadata(cell.path) if _is_whole(cell.path) else None
+    if not made:
         return False
-    made, sources = images.read_metadata(cell.path) or {}, [cell.content, *cell.styles]
+    sources = [cell.content, *cell.styles]
     own, now = paths.changed(cell.path) or 0, time.time_ns()
 
     def is_older(source):  # a date in the future tells nothing

@@ -106,7 +106,8 @@ def image_size(path: str | os.PathLike | np.ndarray) -> tuple[int, int]:
 
 
 def check_size(source, image: np.ndarray, size: int, scale: float = 1.0) -> None:
-    """Say how large a picture is used, and warn where that enlarges it; raise where VGG cannot.
+    """Say how large a picture is used, and warn where that enlarges it; raise UserError where it
+    would be too thin.
 
     image: as it was loaded, its longest side `size` (--size) times `scale` (--style_scale).
     """
@@ -123,7 +124,7 @@ def check_size(source, image: np.ndarray, size: int, scale: float = 1.0) -> None
         advice = f"make --size at least {least}" if least <= MAX_SIZE else "crop it"
         used = f"--size {size}" if scale == 1 else f"--size {size} and --style_scale {scale:g}"
         raise UserError(
-            f"{name} at {used} would be {sizes[2]} x {sizes[3]} pixels, too thin for VGG: {advice}"
+            f"{name} at {used} would be {sizes[2]} x {sizes[3]} pixels, too thin: {advice}"
         )
 
 
@@ -203,15 +204,12 @@ def check_format(path: str | os.PathLike, size: int, depth: int = 8) -> None:
             f"cannot write {path}: a {format} has at most {most} pixels a side, not {size}; "
             "name a .png or .tif"
         )
-    if depth == 8:
-        if _needs_vips(format, 3 * size**2, depth):
-            vips.check(f"a TIFF of {size} pixels")
-        return
-    if format not in ("PNG", "TIFF"):
+    if depth > 8 and format not in ("PNG", "TIFF"):
         raise UserError(
             f"cannot write {path}: a {format} has no {depth} bits a channel; name a .png or .tif"
         )
-    vips.check(f"--depth {depth}")
+    if _needs_vips(format, 3 * size**2, depth):
+        vips.check(f"--depth {depth}" if depth > 8 else f"a TIFF of {size} pixels")
 
 
 def save(

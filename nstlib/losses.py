@@ -211,7 +211,8 @@ def covariance_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
     """½·‖Σ - Σₜ‖² / ‖Σₜ‖² + ½·‖μ - μₜ‖² / tr Σₜ, times RELATIVE: mean and covariance apart.
 
     Both [C, C] and [C]. The Gram matrix is Σ + μμᵀ, in which a large mean hides the covariance;
-    apart, as in Li et al., "Demystifying Neural Style Transfer" (IJCAI 2017), each has its say.
+    apart, much as in Li et al., "Demystifying Neural Style Transfer" (IJCAI 2017), who compare
+    the mean and deviation of each channel, each has its say.
     """
     target = wanted.covariance
     spread = tf.reduce_sum(tf.math.squared_difference(found.covariance, target), [-2, -1])
@@ -238,7 +239,7 @@ def wasserstein_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
         """tr (ΣΣₜ)^½"""
         matrix = tf.matmul(root, covariance @ root, transpose_a=True)
         matrix = tf.where(tf.math.is_finite(matrix), matrix, 0.0)  # or eigh raises an error
-        with tf.device("CPU:0"):  # of small matrices a GPU is slower
+        with tf.device("CPU:0"):  # a GPU of its own has not been tried
             values, vectors = tf.linalg.eigh(matrix)
         # Rounding may leave the least below 0.
         roots = tf.sqrt(tf.maximum(values, 1e-12 * values[..., -1:]))

@@ -61,8 +61,8 @@ class Level(NamedTuple):
 class Network:
     """A network of convolutions: what style transfer with it does by default, and how to build it.
 
-    Another kind is a class with its own `shapes`, `normalized`, `is_pooled` and `convolutions`, and
-    what else of the methods it does differently.
+    Another kind is a class with its own `shapes`, `normalized`, `is_pooled`, `convolutions` and
+    `activations`, and what else of the methods it does differently.
     """
 
     content_layers: tuple[str, ...]  # names, or name=weight
@@ -598,8 +598,12 @@ def load_network(settings: "Settings") -> LoadedNetwork:
     try:  # before TensorFlow is loaded, for which `small` may have to be prepared instead
         weights = settings.weights or find_weights(settings.network)
     except WeightsUnavailable as reason:
+        try:
+            bundled = dataclasses.replace(settings, network="small")
+        except UserError:  # it has not the layers that are named
+            raise reason from None
         log.warning("%s. Going on with the bundled network (--network small).", reason)
-        return load_network(dataclasses.replace(settings, network="small"))
+        return load_network(bundled)
     resolved = settings.resolved()
     extractor = _compiled_extractor(
         resolved.network,

@@ -19,7 +19,7 @@ class Step:
     iteration: int  # 0 is the start image
     losses: dict[str, float]  # "total", "content", "style", "tv"
     progress: float  # share of the run's work that is done, 0 to 1
-    seconds: float  # since the first iteration began
+    seconds: float  # since the network was loaded
     tensor: "tf.Tensor"  # the image as it is optimized, [1, h, w, 3] with a margin
     picture: Callable[..., np.ndarray]  # (size=full, exact=False) -> the result if it ended here
     settings: Settings  # as in the Result
@@ -34,7 +34,7 @@ class Step:
 class Part:
     """What `on_part` sees, tile by tile, where an image is evaluated in tiles."""
 
-    iteration: int  # that the image is of
+    iteration: int  # that comes next
     share: float  # of its evaluation that is done, 0 to 1; 0 while targets are taken
     size: int  # of the scale, in pixels
     remaining: float  # seconds that the run will still take, if all goes on as this evaluation

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nstlib import UserError, images, memory, networks
-from nstlib.colors import greyed, prepare
+from nstlib.colors import grey, lightness_of, prepare
 from nstlib.scales import with_margin
 from nstlib.settings import Settings
 
@@ -35,7 +35,7 @@ class Sources(NamedTuple):
         content, styles, tint = prepare(settings.colors, self.content, self.styles, shares)
         init = self.init
         if init is not None and settings.colors == "content":  # an earlier result has got them back
-            init = greyed(init)
+            init = grey(lightness_of(init))
         content, *styles = map(np.float16, (content, *styles))
         return self._replace(content=content, styles=styles, init=init, tint=tint)
 

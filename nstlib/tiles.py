@@ -464,7 +464,8 @@ class Tiled:
         counts = np.array([(height - 1) * width, height * (width - 1)], np.float64) * channels
         for top in range(0, height, BAND):
             rows = np.s_[:, top : top + BAND + 1]  # with the first of the next band
-            own, pull = _band_variation(image[rows], min(BAND, height - top), weight / counts)
+            of_band = np.int32(min(BAND, height - top)), np.float32(weight / counts)
+            own, pull = _band_variation(image[rows], *of_band)
             loss += float(own)
             gradient[rows] += pull.numpy()
         return loss
@@ -519,17 +520,11 @@ def _bands(height: int, halved: int) -> Iterator[tuple[slice, slice, slice]]:
         yield slice(span.before, span.after), rows, slice(first, first + number)
 
 
-@functools.cache
-def _compiled_band_variation() -> Callable:
-    def function(image, rows, weights):
-        with tf.GradientTape() as tape:
-            tape.watch(image)
-            across = losses.squared_steps(image[:, :rows], 2)
-            loss = weights[0] * losses.squared_steps(image, 1) + weights[1] * across
-        return loss, tape.gradient(loss, image)
-
-    return networks.compiled(function)
-
-
-def _band_variation(image, rows: int, weights):
-    return _compiled_band_variation()(image, np.int32(rows), np.float32(weights))
+@networks.compiled
+def _band_variation(image, rows, weights):
+    """The weighted squared steps down, and across in so many rows, and their gradient."""
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        across = losses.squared_steps(image[:, :rows], 2)
+        loss = weights[0] * losses.squared_steps(image, 1) + weights[1] * across
+    return loss, tape.gradient(loss, image)

@@ -417,6 +417,19 @@ def test_onednn_where_it_is_faster(network, there, used, monkeypatch):
     assert set(seen) == {used}
 
 
+def test_the_bundled_network_has_other_layers(monkeypatch, caplog):
+    """Where they are named it cannot stand in for VGG19."""
+
+    def find_weights(network):
+        raise networks.WeightsUnavailable("there is no network")
+
+    monkeypatch.setattr(networks, "find_weights", find_weights)
+    for layers in ({"content_layers": ["conv4_2"]}, {"style_layers": ["block1_conv1=2"]}):
+        with pytest.raises(networks.WeightsUnavailable, match="there is no network"):
+            networks.load_network(nst.Settings(network="vgg19", **layers))
+    assert not caplog.records
+
+
 def test_gradient_without_onednn(narrow, monkeypatch):
     """It is that of TensorFlow, computed in another way."""
     layers, image, found = ["block1_conv1", "block2_conv1"], batch(picture(40, 48)), []
