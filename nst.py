@@ -49,7 +49,7 @@ from nstlib.outputs import Outputs
 from nstlib.results import Part, Result, Step
 from nstlib.scales import Scale, plan_scales, with_margin, without_margin
 from nstlib.settings import Settings
-from nstlib.sources import Picture, Sources, load_sources, start_image
+from nstlib.sources import Picture, Sources, listed, load_sources, name_of, start_image
 
 __all__ = ["Outputs", "Part", "Result", "Settings", "Step", "UserError"]
 __all__ += ["load_network", "main", "stylize"]
@@ -173,9 +173,9 @@ def stylize(
     never, "auto" for where memory is too small for the whole, or there are other `workers` than
     this machine's devices. `on_part` sees every tile, and interrupts the run by returning False.
     """
-    styles = [styles] if isinstance(styles, str | Path | np.ndarray) else styles
-    names = tuple("(array)" if isinstance(x, np.ndarray) else str(x) for x in (content, *styles))
+    styles, tile = listed(styles), cli.tile(str(tile))
     sources = load_sources(content, styles, settings, tile)
+    names = tuple(map(name_of, (content, *styles)))
     settings, extractor = network.fit(settings) if network else load_network(settings)
     log.info("network %s, %s", settings.network, settings.precision)
     run = Run(sources.in_colors(settings), settings, extractor, names)
@@ -257,15 +257,16 @@ class Run:
             progress = (work_before + iteration * scale.size**2) / self.work
             seconds, show = time.monotonic() - self.began, partial(self.picture, scale, tensor)
             number = len(self.history) - 1
-            now = Step(number, parts, progress, seconds, tensor, show, self.settings)
-            self.stopped = on_step(now) is False
+            of = self.settings, self.names
+            now = Step(number, dict(parts), progress, seconds, tensor, show, *of)
+            self.stopped = is_no(on_step(now))
         return not self.stopped
 
     def see_tile(self, scale, on_part, share, seconds) -> None:
         if on_part:
             left = 1 - share + (self.work - self.reached) / scale.size**2
             remaining = seconds / share * left if share else float("nan")
-            if on_part(Part(len(self.history), share, scale.size, remaining)) is False:
+            if is_no(on_part(Part(len(self.history), share, scale.size, remaining))):
                 raise KeyboardInterrupt
 
     def picture(self, scale, tensor, size=None, exact=False) -> np.ndarray:
@@ -280,6 +281,11 @@ class Run:
         exact = self.picture(best.scale, best.tensor, exact=True)
         image = images.to_uint8(exact)
         return Result(image, curves, self.settings, cut_short, best.losses, self.names, exact)
+
+
+def is_no(answer) -> bool:
+    """Whether a caller's function returned False, be it Python's or NumPy's."""
+    return isinstance(answer, bool | np.bool_) and not answer
 
 
 def next_scale(best: Best | None, image: np.ndarray, size: int, settings: Settings) -> Scale:

@@ -170,7 +170,10 @@ class Show(argparse.Action):
         line = shlex.join([*_called_as(), *argv])
         if sys.stdout.isatty():  # which must not obey what is hidden in the name of a file
             line = "".join(x if x.isprintable() else "?" for x in line)
-        print(line)
+        try:
+            print(line, flush=True)
+        except OSError as error:
+            raise UserError(f"cannot write to standard output: {paths.why(error)}") from error
         say(how_it_went)
         parser.exit()
 

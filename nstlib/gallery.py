@@ -128,7 +128,7 @@ def plan(content: str, styles: Sequence[str], result: str, keep: Sequence[str] =
             raise UserError(f"the file name {cell.path.name} would be too long: rename a source")
         if is_there:
             images.check_result_path(cell.path, sources)
-            if _is_foreign(cell.path):
+            if images.is_foreign(cell.path):
                 raise UserError(
                     f"cannot write {cell.path}: there is such a file, not made by this program; "
                     "move it or choose another name for -r"
@@ -142,12 +142,14 @@ def _names(files: Sequence[Path]) -> list[str]:
     return [x.stem if stems[x.stem.casefold()] == 1 else x.name for x in files]
 
 
-def _is_foreign(path: Path) -> bool:
-    """Whether there is a picture that this program did not make, as far as can be seen."""
+def _is_sheet(gallery: Gallery) -> bool:
+    """Whether the result is there, and the sheet of the same gallery."""
     try:
-        return images.read_metadata(path) is None
-    except UserError:  # none, or it is damaged
+        made = images.read_metadata(gallery.result)
+    except UserError:  # there is none, or it is damaged
         return False
+    given = list(gallery.given)
+    return bool(made) and not made.get("losses") and [made["content"], *made["style"]] == given
 
 
 def _is_whole(path: Path) -> bool:
@@ -211,7 +213,7 @@ def _make(gallery: Gallery, settings, paint: Callable, interrupts, client) -> in
             "%s in %s made with other settings, or from what has changed since, will be replaced",
             *("1 picture" if old == 1 else f"{old} pictures", folder),
         )
-    if _is_foreign(gallery.result):
+    if not _is_sheet(gallery):
         warn_of_replacing(gallery.result)
     interrupts.hold = True  # from here on there is something to finish
     paths.make_folder(folder)

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import tempfile
+import threading
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
@@ -198,6 +199,8 @@ def check_format(path: str | os.PathLike, size: int, depth: int = 8) -> None:
     """Raise UserError unless `save` can write an image there, of `size` pixels a side and so many
     bits a channel."""
     paths.check_ending(path, FORMATS)
+    if depth not in DEPTHS:
+        raise UserError(f"--depth must be one of {', '.join(map(str, DEPTHS))}, not {depth}")
     format = FORMATS[Path(path).suffix.lower()]["format"]
     if size > (most := LONGEST.get(format, MAX_SIZE)):
         raise UserError(
@@ -253,6 +256,14 @@ def read_metadata(path: str | os.PathLike) -> dict | None:
     return metadata if _is_ours(metadata) else None
 
 
+def is_foreign(path: str | os.PathLike) -> bool:
+    """Whether there is a picture that this program did not make, as far as can be seen."""
+    try:
+        return read_metadata(path) is None
+    except UserError:  # none, or it is damaged
+        return False
+
+
 def _is_ours(metadata) -> bool:
     """Whether this is of the form that metadata have, for none of their readers to stumble."""
     if not isinstance(metadata, dict) or not isinstance(metadata.get("settings"), dict):
@@ -297,7 +308,7 @@ def _exif(metadata: dict, format: str) -> Image.Exif:
     write a compressed one with the directory that user comments belong into."""
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = f"nst {metadata['version']}"
-    text = json.dumps(metadata, separators=(",", ":"), default=str)
+    text = json.dumps(metadata, separators=(",", ":"), default=int)
     if len(text) > 60_000:  # a JPEG has room for 64 KB
         log.warning("there are too many settings to keep in the picture's metadata")
     elif format == "TIFF":
@@ -338,20 +349,25 @@ def _reading(path: str | os.PathLike) -> Iterator[ImageFile.ImageFile]:
             raise UserError(f"cannot read {path}: {_why_undecodable(start, error)}") from error
 
 
+_patience = threading.RLock()
+
+
 @contextlib.contextmanager
 def _patient() -> Iterator[None]:
     """While this lasts, Pillow reads images as large as they can be made here.
 
     It warns from 89 megapixels on, and of every oddity in a file's metadata; it refuses twice that.
+    Limit and warnings are those of all threads, of which one at a time may change them.
     """
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = (MAX_SIZE**2 + 1) // 2
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with _patience:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = (MAX_SIZE**2 + 1) // 2
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _check_memory(im: Image.Image, pixel: int) -> None:

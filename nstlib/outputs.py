@@ -13,6 +13,7 @@ from PIL import Image
 from nstlib import UserError, animation, images, paths
 from nstlib.display import loss_curves, rendered
 from nstlib.paths import why
+from nstlib.provenance import metadata
 from nstlib.settings import check_fields, option
 
 log = logging.getLogger("nst")
@@ -88,6 +89,8 @@ class Outputs:
 
     def add(self, step) -> None:
         """Take an nst.Step; call it for every iteration."""
+        if not step.iteration:  # of another run, perhaps
+            self._frames, self._scale = [], None
         if self.save_every and step.iteration and step.iteration % self.save_every == 0:
             self._save_picture(step)
         if self.timelapse and self._is_due(step):
@@ -123,7 +126,7 @@ class Outputs:
         if step.tensor.shape != self._scale:
             self._scale, self._start, self._position = step.tensor.shape, step.iteration, None
         share = (step.iteration - self._start) / step.settings.num_iter
-        last, self._position = self._position, int(FRAMES * share ** (1 / 3))
+        last, self._position = self._position, min(FRAMES - 1, int(FRAMES * share ** (1 / 3)))
         return self._position != last
 
     def _append(self, frame: np.ndarray) -> None:
@@ -134,25 +137,31 @@ class Outputs:
         self._frames.append(picture)
 
     def _check_folder(self, sources: Iterable[str | Path]) -> list[Path]:
-        """The pictures of an earlier run, which the first of this one is to replace."""
+        """The pictures of an earlier run, which those of this one are to replace."""
         if not paths.check_folder(self.folder):
             return []
         images.check_result_path(self.folder / f"{0:06}{Path(self.result).suffix}")
-        earlier = self._earlier_pictures()
-        for source in sources:
-            if any(paths.is_same(path, source) for path in earlier):
-                raise UserError(
-                    f"cannot save pictures in {self.folder}: {source} would be replaced; "
-                    "choose another --result"
-                )
-        return earlier
+        return self._earlier_pictures(sources)
 
-    def _earlier_pictures(self) -> list[Path]:
-        return [
+    def _earlier_pictures(self, sources: Iterable[str | Path] = ()) -> list[Path]:
+        """Those with such names; raises UserError where one is a source, or not this program's."""
+        earlier = [
             path
             for path in paths.files_in(self.folder)
             if re.fullmatch(r"\d{6,}", path.stem) and path.suffix.lower() in images.FORMATS
         ]
+        sources = [*sources]
+        for path in earlier:
+            if used := [x for x in sources if paths.is_same(path, x)]:
+                cause, advice = f"{used[0]} would be replaced", ""
+            elif images.is_foreign(path):
+                cause, advice = f"{path} was not made by this program", "move it or "
+            else:
+                continue
+            raise UserError(
+                f"cannot save pictures in {self.folder}: {cause}; {advice}choose another --result"
+            )
+        return earlier
 
     def _save_picture(self, step) -> None:
         try:
@@ -163,7 +172,11 @@ class Outputs:
             digits = max(6, len(str(step.settings.num_iter)))
             name = f"{step.iteration:0{digits}}{Path(self.result).suffix}"
             picture = step.picture(exact=self.depth > 8)
-            images.save(self.folder / name, picture, depth=self.depth)
+            made = metadata(
+                *(step.sources, self.result, step.settings, step.losses, step.iteration),
+                self.depth,
+            )
+            images.save(self.folder / name, picture, made, self.depth)
         except (OSError, UserError) as error:
             if isinstance(error, OSError):
                 error = f"cannot save pictures in {self.folder}: {why(error)}"

@@ -23,6 +23,7 @@ class Step:
     tensor: "tf.Tensor"  # the image as it is optimized, [1, h, w, 3] with a margin
     picture: Callable[..., np.ndarray]  # (size=full, exact=False) -> the result if it ended here
     settings: Settings  # as in the Result
+    sources: tuple[str, ...] = ()  # the names of content and styles
 
     @property
     def image(self) -> np.ndarray:

@@ -2,8 +2,15 @@
 
 import dataclasses
 import math
+import numbers
 import operator
+import os
+import types
+import typing
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from nstlib import UserError, networks
 from nstlib.images import MAX_SIZE
@@ -30,12 +37,16 @@ def option(default, help: str, *flags: str, **metadata):
 
 
 def check_fields(settings) -> None:
-    """Raise UserError unless each field of a dataclass keeps within its LIMITS, or is its default.
+    """Make the fields of a dataclass what the command line would have made them, see `plain`.
 
-    Numbers must be finite.
+    Raises UserError unless each keeps within its LIMITS, or is its default. Numbers must be finite.
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
+        if value is field.default:
+            continue
+        value = plain(field.name, value, field.type)
+        object.__setattr__(settings, field.name, value)
         if value == field.default:
             continue
         if isinstance(value, float) and not math.isfinite(value):
@@ -46,6 +57,31 @@ def check_fields(settings) -> None:
                 limit = ", ".join(map(str, limit)) if name == "one_of" else limit
                 wanted = f"{name.replace('_', ' ')} {limit}"
                 raise UserError(f"--{field.name} must be {wanted}, not {value}")
+
+
+def plain(name: str, value: Any, kind):
+    """A value as one of this type, such as int | None: NumPy's numbers as Python's, a path as a
+    string, and one where there may be several as a tuple. Raises UserError for anything else."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and types.NoneType in kinds:
+        return None
+    for several in kinds:
+        if typing.get_origin(several) is tuple:
+            one = isinstance(value, str | os.PathLike) or not np.iterable(value)
+            items: Any = [value] if one else value
+            kind, _ = typing.get_args(several)
+            return tuple(plain(name, x, kind) for x in items)
+    if str in kinds and isinstance(value, str | os.PathLike):
+        return os.fsdecode(value)
+    number: Any = value if isinstance(value, numbers.Real) else math.nan
+    if float in kinds and number is value:
+        return float(number)
+    if int in kinds and (isinstance(number, numbers.Integral) or float(number).is_integer()):
+        return int(number)
+    wanted = {str: "text", float: "a number", int: "a whole number"}
+    wanted = " or ".join(wanted[x] for x in kinds if x in wanted)
+    shown = repr(value) if isinstance(value, str | numbers.Number | None) else type(value).__name__
+    raise UserError(f"--{name} must be {wanted}, not {shown}")
 
 
 def auto_or_number(text: str) -> int | str:
@@ -65,7 +101,7 @@ def by_network(name: str) -> str:
     return f"{''.join(others)}else {shortest(usual)}"
 
 
-def numbers(text: str) -> tuple[float, ...]:
+def with_commas(text: str) -> tuple[float, ...]:
     """Of numbers with commas between."""
     return tuple(float(number) for number in text.split(","))
 
@@ -101,6 +137,7 @@ class Settings:
         *(None, f"of Adam at the start, in grey levels; {by_network('learning_rate')}", "-l"),
         type=float,
         above=0,
+        at_most=MAX_WEIGHT,
     )
     optimizer: str = option("adam", "what changes the pixels", one_of=OPTIMIZERS)
     tolerance: float = option(0.0, "end a scale when 50 iterations gain less than this", at_least=0)
@@ -143,7 +180,7 @@ class Settings:
     )
     style_scale: float = option(1.0, "size of the style image: strokes", at_least=0.1, at_most=10)
     style_blend: tuple[float, ...] | None = option(
-        None, "weight of each style, such as 3,7", type=numbers
+        None, "weight of each style, such as 3,7", type=with_commas
     )
     mask: tuple[str, ...] | None = option(
         None, "image, white where a style is to be: one for each -s", action="append"
@@ -169,11 +206,8 @@ class Settings:
     pooling: str | None = option(None, "pooling in the network", one_of=networks.POOLINGS)
 
     def __post_init__(self):
-        for name in ("style_blend", "mask", "content_layers", "style_layers"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
         check_fields(self)
-        if self.scales != "auto" and not 1 <= int(self.scales) <= 20:
+        if self.scales != "auto" and self.scales not in range(1, 21):
             raise UserError(f"--scales must be auto or 1 to 20, not {self.scales}")
         if not self.style_weight and not self.content_weight:
             raise UserError("--style_weight must be above 0 where --content_weight is 0")

@@ -1,8 +1,8 @@
 """The pictures of a run: read and checked before work starts, in the colours and sizes wanted."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,18 @@ from nstlib.colors import grey, lightness_of, prepare
 from nstlib.scales import with_margin
 from nstlib.settings import Settings
 
-Picture = str | Path | np.ndarray  # a file, or uint8 [H, W, 3]
+Picture = str | os.PathLike | np.ndarray  # a file, or uint8 [H, W, 3]
+
+
+def listed(styles: Any) -> list:
+    """Several pictures as they are; one, or what is none, by itself."""
+    if isinstance(styles, Iterable) and not isinstance(styles, Picture):
+        return list(styles)
+    return [styles]
+
+
+def name_of(picture: Picture) -> str:
+    return "(array)" if isinstance(picture, np.ndarray) else os.fsdecode(picture)
 
 
 class Sources(NamedTuple):
@@ -66,6 +77,10 @@ def load_sources(
     """Everything that is read from files, checked before TensorFlow's seconds."""
     if not styles:
         raise UserError("no style image was given: name at least one")
+    for file in (content, *styles):
+        if not isinstance(file, Picture):
+            kind = type(file).__name__
+            raise UserError(f"a picture is given by its path or as an array, not as {kind}")
     for name in ("style_blend", "mask"):
         number = len(getattr(settings, name) or styles)
         if number != len(styles):

@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 
 from nstlib import UserError
@@ -46,8 +47,16 @@ def gpus() -> list:
     return _tensorflow().config.get_visible_devices("GPU")
 
 
-@functools.cache
+_loading = threading.Lock()  # what is done to standard error must not be done twice at once
+
+
 def _tensorflow():
+    with _loading:
+        return _loaded()
+
+
+@functools.cache
+def _loaded():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Keras may be set up for another library, or another version of it, elsewhere on this machine.
     os.environ.update(KERAS_BACKEND="tensorflow", TF_USE_LEGACY_KERAS="0")

@@ -32,6 +32,10 @@ os.environ["KERAS_HOME"] = _keras_home.name
 ROOT = Path(__file__).resolve().parent.parent
 BGR_MEAN = np.array([103.939, 116.779, 123.68])
 
+# The metadata of a picture that this program made.
+MADE = {"version": "1", "settings": {}, "content": "a.jpg", "style": ["b.jpg"]}
+MADE |= {"losses": {}, "iterations": 1}
+
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):

@@ -315,6 +315,18 @@ def test_a_sheet_of_another_kind_is_replaced_not_without_a_word(folders, calls, 
     assert caplog.messages[-1] == "the result is in sheet.png"
 
 
+def test_what_is_not_the_sheet_of_the_same_is_replaced_not_without_a_word(folders, calls, caplog):
+    """Though this program made it: a picture, or the sheet of other sources."""
+    result = nst.Result(picture(8, 8), {"total": [1.0]}, SETTINGS, best_losses={"total": 1.0})
+    result.save("sheet.png")
+    main()
+    assert "sheet.png is there already" in caplog.text
+    for again in (False, True):
+        caplog.clear()
+        main(style="art/x.png")
+        assert ("sheet.png is there already" in caplog.text) is not again
+
+
 # Interrupts
 
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from conftest import (
     total_variation,
     weighted_losses,
 )
+from PIL import Image
 
 import nst
 from nstlib import (
@@ -528,6 +530,91 @@ def interrupted(at, action, **changes):
 
     settings = quick(**{"num_iter": 6, "scales": 2, "size": 80, **changes})
     return nst.stylize(CONTENT, STYLE, settings, on_step)
+
+
+def test_false_of_numpy_ends_a_run():
+    assert len(interrupted(2, lambda: np.False_).losses["total"]) == 3
+    assert len(interrupted(2, lambda: 0).losses["total"]) == 7
+
+
+def test_what_is_done_to_the_losses_of_a_step():
+    """It is done to a copy."""
+    expected = interrupted(9, dict).losses
+    settings = quick(num_iter=6, scales=2, size=80)
+    assert (
+        nst.stylize(CONTENT, STYLE, settings, lambda step: step.losses.clear()).losses == expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ({"num_iter": np.int64(3)}, 3),
+        ({"size": 64.0}, 64),
+        ({"style_weight": np.float32(0.5)}, 0.5),
+        ({"content_weight": 7}, 7.0),
+        ({"style_blend": np.array([1, 2])}, (1.0, 2.0)),
+        ({"style_blend": 5}, (5.0,)),
+        ({"mask": "m.png"}, ("m.png",)),
+        ({"mask": [Path("m.png")]}, ("m.png",)),
+        ({"init": Path("m.png")}, "m.png"),
+        ({"content_layers": "level3_conv2"}, ("level3_conv2",)),
+        ({"scales": np.int8(2)}, 2),
+    ],
+)
+def test_settings_are_kept_as_the_command_line_gives_them(value, kept):
+    (name,) = value
+    found = getattr(nst.Settings(**{"network": "small", **value}), name)
+    assert (found, type(found)) == (kept, type(kept))
+    for number in found if isinstance(found, tuple) else (found,):
+        assert type(number) in (int, float, str)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"size": "384"}, "--size must be a whole number, not '384'"),
+        ({"size": 100.5}, "--size must be a whole number, not 100.5"),
+        ({"size": math.inf}, "--size must be a whole number, not inf"),
+        ({"seed": None}, "--seed must be a whole number, not None"),
+        ({"content_weight": "much"}, "--content_weight must be a number, not 'much'"),
+        ({"style_blend": "3,7"}, "--style_blend must be a number, not '3,7'"),
+        ({"mask": [np.zeros([4, 4])]}, "--mask must be text, not ndarray"),
+        ({"init": np.zeros([4, 4, 3])}, "--init must be text, not ndarray"),
+        ({"mask": object()}, "--mask must be text, not object"),
+        ({"scales": "three"}, "--scales must be auto or 1 to 20, not three"),
+        ({"scales": None}, "--scales must be a whole number or text, not None"),
+    ],
+)
+def test_settings_that_are_of_another_kind(value, told):
+    with pytest.raises(UserError) as error:
+        nst.Settings(**value)
+    assert str(error.value) == told
+
+
+@pytest.mark.parametrize("tile", ["some", None, 10, 100.5, -1])
+def test_tiles_of_no_size(tile):
+    with pytest.raises(UserError, match="--tile must be auto, 0, or at least 64 pixels"):
+        nst.stylize(CONTENT, STYLE, quick(), tile=tile)
+
+
+def test_kinds_of_pictures(tmp_path):
+    images.save(tmp_path / "style.png", STYLE)
+    expected = nst.stylize(CONTENT, STYLE, quick(num_iter=1)).image
+    (entry,) = os.scandir(tmp_path)
+    for styles in (entry, iter([entry]), (x for x in [STYLE])):
+        assert (nst.stylize(CONTENT, styles, quick(num_iter=1)).image == expected).all()
+    for content, styles in ((Image.fromarray(CONTENT), STYLE), (CONTENT, Image.fromarray(STYLE))):
+        with pytest.raises(UserError, match="by its path or as an array, not as Image"):
+            nst.stylize(content, styles, quick())
+
+
+@pytest.mark.parametrize("depth", [12, 0, "16", None])
+def test_depths_that_no_file_has(painted, tmp_path, depth):
+    result, _ = painted
+    with pytest.raises(UserError, match="--depth must be one of 8, 16, not"):
+        result.save(tmp_path / "x.png", depth=depth)
+    assert not any(tmp_path.iterdir())
 
 
 def press_ctrl_c():

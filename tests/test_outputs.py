@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import arguments, picture
+from conftest import MADE, arguments, picture
 from PIL import Image
 
 import nst
@@ -71,7 +71,14 @@ def fake_steps(plan, picture=lambda iteration, size: np.zeros((4, 6, 3), np.uint
             return picture(iteration, size)
 
         tensor = SimpleNamespace(shape=(1, side, side, 3))
-        return SimpleNamespace(iteration=iteration, tensor=tensor, picture=at, settings=settings)
+        return SimpleNamespace(
+            iteration=iteration,
+            losses={"total": 1.0},
+            tensor=tensor,
+            picture=at,
+            settings=settings,
+            sources=("a.jpg", "b.jpg"),
+        )
 
     done = 0
     for side, num_iter in plan:
@@ -182,7 +189,7 @@ def test_pictures_of_an_earlier_run_are_replaced_not_without_a_word(tmp_path, ca
     folder = tmp_path / "x_steps"
     folder.mkdir()
     for name in ("000002.png", "000500.JPG", "1234567.webp"):
-        images.save(folder / name, picture(9, 9))
+        images.save(folder / name, picture(9, 9), MADE)
     for name in ("notes.txt", "my 000500.jpg", "000500.txt", "12345.jpg"):
         (folder / name).write_text("the user's own")
     before = sorted(folder.iterdir())
@@ -199,6 +206,47 @@ def test_pictures_of_an_earlier_run_are_replaced_not_without_a_word(tmp_path, ca
         ["000002.png", "000004.png", "notes.txt", "my 000500.jpg", "000500.txt", "12345.jpg"]
     )
     assert images.image_size(folder / "000002.png") == (6, 4)
+    made = images.read_metadata(folder / "000002.png")
+    assert (made["content"], made["style"], made["iterations"]) == ("a.jpg", ["b.jpg"], 2)
+
+
+@pytest.mark.parametrize("name", ["20240105.jpg", "000002.png"])
+def test_pictures_of_others_are_not_replaced(tmp_path, name, caplog):
+    folder = tmp_path / "x_steps"
+    folder.mkdir()
+    images.save(folder / "000004.png", picture(9, 9), MADE)
+    images.save(folder / name, picture(9, 9))
+    record = Outputs(tmp_path / "x.png", save_every=2)
+    told = f"{name} was not made by this program; move it or choose another --result"
+    with pytest.raises(UserError, match=told):
+        record.check()
+    for step in fake_steps([(8, 4)]):  # nobody has asked
+        record.add(step)
+    assert told in caplog.text
+    assert {x.name for x in folder.iterdir()} == {name, "000004.png"}
+    assert images.image_size(folder / name) == (9, 9)
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp"])
+def test_outputs_of_a_second_run(tmp_path, ending):
+    """In the same files: the animation is of that run alone, which may be of another size."""
+    record = Outputs(tmp_path / "x.png", timelapse=tmp_path / f"x{ending}")
+    for side in (16, 32):
+        image = smooth(side, side, (0, 0, 0), (255, 255, 255))
+        for step in fake_steps([(side, 3)], lambda x, _, image=image: image // (x + 1)):
+            record.add(step)
+        record.save(finished(image))
+    frames, _ = frames_of(tmp_path / f"x{ending}")
+    assert frames.shape[1:] == (32, 32, 3)
+
+
+def test_frames_of_a_scale_are_not_many(tmp_path):
+    record = Outputs(tmp_path / "x.png", timelapse=tmp_path / "x.gif")
+    taken = 0
+    for step in fake_steps([(8, 3000)], lambda *_: np.zeros((4, 6, 3), np.uint8)):
+        record.add(step)
+        taken = len(record._frames)
+    assert taken == outputs.FRAMES
 
 
 @pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])

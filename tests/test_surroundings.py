@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
+from conftest import MADE, picture
 from test_cli import CONTENT, QUICK, ROOT, STYLE, command, example
 
 from nstlib import cli, images, tf
@@ -58,6 +60,45 @@ def test_nobody_listens(line):
     assert (done.returncode, done.stdout) in {(2, ""), (0, "2\n")}
 
 
+@pytest.mark.parametrize("line", ['exec "$@" >/dev/full', '{ "$@"; echo $? >&2; } | :'])
+def test_a_command_that_nobody_can_read(line, tmp_path):
+    images.save(tmp_path / "x.png", picture(8, 8), MADE)
+    done = shell(line, "--show", tmp_path / "x.png")
+    sentence, *status = done.stderr.splitlines()
+    assert sentence.startswith("nst: cannot write to standard output: ")
+    assert [done.returncode, *status] in ([2], [0, "2"])
+
+
+def test_the_first_use_by_several_threads():
+    """Standard error, Pillow's limit and Python's warnings stay those of the whole process."""
+    script = f"""
+import os, threading, warnings
+from PIL import Image
+from nstlib import images, tf
+def state():
+    return os.fstat(2), Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+def work():
+    start.wait()
+    tf.constant(1)
+    for _ in range(50):
+        images.load({str(CONTENT)!r}, 32)
+start = threading.Barrier(6)
+threads = [threading.Thread(target=work) for _ in range(6)]
+images.load({str(CONTENT)!r}, 32)
+before = state()
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+inode, limit, _ = state()
+assert (inode.st_dev, inode.st_ino) == (before[0].st_dev, before[0].st_ino), "stderr"
+assert limit == before[1], "limit"
+assert ("ignore", None, Warning, None, 0) not in warnings.filters, "warnings"
+"""
+    with tempfile.TemporaryFile() as stderr:
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stderr=stderr, check=False)
+        stderr.seek(0)
+        assert (done.returncode, stderr.read()) == (0, b"")
+
+
 def test_interrupt_while_modules_load(tmp_path):
     """A module that stands before one of the program's sends it."""
     (tmp_path / "numpy.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
@@ -95,7 +136,7 @@ from nstlib import tf
 before = gc.get_freeze_count()
 tf.constant(1)
 assert gc.isenabled() and gc.get_freeze_count() == before
-tf._tensorflow.cache_clear()
+tf._loaded.cache_clear()
 tf.own_process = True
 tf.constant(1)
 assert gc.isenabled() and gc.get_freeze_count() > 100_000
