@@ -49,7 +49,15 @@ from nstlib.outputs import Outputs
 from nstlib.results import Part, Result, Step
 from nstlib.scales import Scale, plan_scales, with_margin, without_margin
 from nstlib.settings import Settings
-from nstlib.sources import Picture, Sources, listed, load_sources, name_of, start_image
+from nstlib.sources import (
+    Picture,
+    Sources,
+    check_settings,
+    listed,
+    load_sources,
+    name_of,
+    start_image,
+)
 
 __all__ = ["Outputs", "Part", "Result", "Settings", "Step", "UserError"]
 __all__ += ["load_network", "main", "stylize"]
@@ -334,6 +342,7 @@ def run(argv: Sequence[str], interrupts: cli.Interrupts) -> int:
         gallery.refuse(settings, "mask")
         gallery.refuse(outputs, "save_every", "timelapse", "plot", "depth")
         cells = gallery.plan(args.content, args.style, args.result, [args.init])
+        check_settings(settings, len(args.style))
         paint = partial(cli.importable(stylize), tile=args.tile)  # Dask's workers import it
         return gallery.make(
             cells, lambda: load_network(settings).settings, paint, interrupts, args.dask

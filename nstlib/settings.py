@@ -24,6 +24,7 @@ LIMITS = {
     "one_of": lambda value, choices: value in choices,
 }
 
+STARTS = "content", "style", "noise"  # what --init takes beside the name of a file
 MAX_WEIGHT = 1e30  # float32 ends at 3.4e38, and losses are multiplied by it
 
 
@@ -231,7 +232,7 @@ class Settings:
                 name if weight == 1 else f"{name}={weight:.12g}" for name, weight in weights
             )
 
-        refined = self.init not in ("content", "style", "noise")  # an earlier result: no detours
+        refined = self.init not in STARTS  # an earlier result: no detours
         scales = 1 if refined else max(1, int(math.log2(self.size / 128)) + 1)
         precision = self.precision
         if precision == "auto":

@@ -9,7 +9,7 @@ import numpy as np
 from nstlib import UserError, images, memory, networks
 from nstlib.colors import grey, lightness_of, prepare
 from nstlib.scales import with_margin
-from nstlib.settings import Settings
+from nstlib.settings import STARTS, Settings
 
 Picture = str | os.PathLike | np.ndarray  # a file, or uint8 [H, W, 3]
 
@@ -71,28 +71,33 @@ class Sources(NamedTuple):
         )
 
 
+def check_settings(settings: Settings, styles: int) -> None:
+    """Raise UserError for what does not go with so many styles, or with any picture."""
+    if not styles:
+        raise UserError("no style image was given: name at least one")
+    for name in ("style_blend", "mask"):
+        number = len(getattr(settings, name) or range(styles))
+        if number != styles:
+            raise UserError(f"--{name} is for {number} styles, not for the {styles} given")
+    if settings.init not in STARTS:
+        images.image_size(settings.init)
+
+
 def load_sources(
     content: Picture, styles: Sequence[Picture], settings: Settings, tile: int | str = "auto"
 ) -> Sources:
     """Everything that is read from files, checked before TensorFlow's seconds."""
-    if not styles:
-        raise UserError("no style image was given: name at least one")
+    check_settings(settings, len(styles))
     for file in (content, *styles):
         if not isinstance(file, Picture):
             kind = type(file).__name__
             raise UserError(f"a picture is given by its path or as an array, not as {kind}")
-    for name in ("style_blend", "mask"):
-        number = len(getattr(settings, name) or styles)
-        if number != len(styles):
-            raise UserError(f"--{name} is for {number} styles, not for the {len(styles)} given")
     files, scales = [content, *styles], [1.0] + [settings.style_scale] * len(styles)
     memory.check_memory(settings, [images.image_size(file) for file in files], tile)
     sizes = [round(settings.size * scale) for scale in scales]
     loaded = [images.load(*file) for file in zip(files, sizes, strict=True)]
     masks = [images.load_mask(path, *loaded[0].shape[:2]) for path in settings.mask or ()]
-    init = None
-    if settings.init not in ("content", "noise", "style"):
-        init = images.load(settings.init)
+    init = images.load(settings.init) if settings.init not in STARTS else None
     if settings.weights:
         networks.read_weights(settings.weights, settings.network)
     for file, image, scale in zip(files, loaded, scales, strict=True):

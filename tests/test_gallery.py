@@ -279,6 +279,9 @@ def test_one_failure_costs_one_cell(
         (["-r", "blocked.png"], "cannot write blocked/a_x.png: "),
         (["-c", "clash"], "a_x_y.png"),
         (["-c", "long"], "too long"),
+        (["--style_blend", "1,2"], "--style_blend is for 2 styles, not for the 1 given"),
+        (["--init", "empty"], "cannot read empty: "),
+        (["--init", "gone.png"], "cannot read gone.png: "),
     ],
 )
 def test_what_cannot_work_is_refused_before_work(folders, calls, capsys, argv, told):
