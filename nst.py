@@ -43,21 +43,14 @@ from nstlib import (
     tf,
     tiles,
 )
+from nstlib.images import Picture
 from nstlib.networks import LoadedNetwork, load_network
 from nstlib.optimizers import OPTIMIZERS
 from nstlib.outputs import Outputs
 from nstlib.results import Part, Result, Step
 from nstlib.scales import Scale, plan_scales, with_margin, without_margin
 from nstlib.settings import Settings
-from nstlib.sources import (
-    Picture,
-    Sources,
-    check_settings,
-    listed,
-    load_sources,
-    name_of,
-    start_image,
-)
+from nstlib.sources import Sources, check_settings, load_sources, start_image
 
 __all__ = ["Outputs", "Part", "Result", "Settings", "Step", "UserError"]
 __all__ += ["load_network", "main", "stylize"]
@@ -181,12 +174,11 @@ def stylize(
     never, "auto" for where memory is too small for the whole, or there are other `workers` than
     this machine's devices. `on_part` sees every tile, and interrupts the run by returning False.
     """
-    styles, tile = listed(styles), cli.tile(str(tile))
+    tile = cli.tile(str(tile))
     sources = load_sources(content, styles, settings, tile)
-    names = tuple(map(name_of, (content, *styles)))
     settings, extractor = network.fit(settings) if network else load_network(settings)
     log.info("network %s, %s", settings.network, settings.precision)
-    run = Run(sources.in_colors(settings), settings, extractor, names)
+    run = Run(sources.in_colors(settings), settings, extractor)
     del sources  # the run lets go of what it no longer needs
     try:
         return run.paint(tile, workers, on_step, on_part)
@@ -204,8 +196,8 @@ def stylize(
 class Run:
     """A run of `stylize`: what it works on, and how far it has come."""
 
-    def __init__(self, sources: Sources, settings: Settings, extractor, names: tuple[str, ...]):
-        self.sources, self.settings, self.names = sources, settings, names
+    def __init__(self, sources: Sources, settings: Settings, extractor):
+        self.sources, self.settings = sources, settings
         self.start = start_image(settings, sources)
         self.whole = partial(take_targets, extractor, settings), make_objective(extractor, settings)
         self.plan = plan_scales(settings, sources.thinnest)
@@ -265,8 +257,8 @@ class Run:
             progress = (work_before + iteration * scale.size**2) / self.work
             seconds, show = time.monotonic() - self.began, partial(self.picture, scale, tensor)
             number = len(self.history) - 1
-            of = self.settings, self.names
-            now = Step(number, dict(parts), progress, seconds, tensor, show, *of)
+            about = dict(parts), progress, seconds, tensor, show
+            now = Step(number, *about, self.settings, self.sources.names)
             self.stopped = is_no(on_step(now))
         return not self.stopped
 
@@ -288,7 +280,8 @@ class Run:
         curves = {name: [parts[name] for parts in self.history] for name in best.losses}
         exact = self.picture(best.scale, best.tensor, exact=True)
         image = images.to_uint8(exact)
-        return Result(image, curves, self.settings, cut_short, best.losses, self.names, exact)
+        names = self.sources.names
+        return Result(image, curves, self.settings, cut_short, best.losses, names, exact)
 
 
 def is_no(answer) -> bool:

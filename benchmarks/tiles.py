@@ -252,10 +252,8 @@ def seconds_a_step(number: int, network: str, size: int, tile: int) -> float:
 
 def workers(quick: bool) -> None:
     print("## Dask workers of one thread\n", flush=True)
-    cases = [("small", 1024, 256), ("small", 2048, 512), ("vgg19", 512, 256)]
-    cases = [("small", 256, 96)] if quick else cases
-    rows = []
-    for case in cases:
+    large, rows = [("small", 1024, 256), ("small", 2048, 512), ("vgg19", 512, 256)], []
+    for case in [("small", 256, 96)] if quick else large:
         one, two = (seconds_a_step(number, *case) for number in (1, 2))
         network, size, tile = case
         name = f"`--network {network} --size {size} --tile {tile}`"

@@ -148,7 +148,7 @@ def _is_sheet(gallery: Gallery) -> bool:
         made = images.read_metadata(gallery.result)
     except UserError:  # there is none, or it is damaged
         return False
-    given = list(gallery.given)
+    given = list(gallery.given)  # and a sheet has no losses
     return bool(made) and not made.get("losses") and [made["content"], *made["style"]] == given
 
 

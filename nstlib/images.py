@@ -34,6 +34,7 @@ FORMATS = {
     ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
 
+Picture = str | os.PathLike | np.ndarray  # a file or its address, or uint8 [H, W, 3]
 MAX_SIZE = 65_535  # pixels, of --size
 LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # pixels a side, of formats that have less
 DEPTHS = 8, 16  # bits a channel; PNG and TIFF alone have 16
@@ -62,7 +63,7 @@ def size_to_fit(width: int, height: int, size: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def load(path: str | os.PathLike | np.ndarray, size: int | None = None) -> np.ndarray:
+def load(path: Picture, size: int | None = None) -> np.ndarray:
     """Read an image as float32 RGB [H, W, 3] in 0..255, upright, in sRGB and without transparency.
 
     path: a file (of an animation, the first frame), or an array, uint8 [H, W, 3].
@@ -90,7 +91,7 @@ def load(path: str | os.PathLike | np.ndarray, size: int | None = None) -> np.nd
     return resize(image, height, width)
 
 
-def image_size(path: str | os.PathLike | np.ndarray) -> tuple[int, int]:
+def image_size(path: Picture) -> tuple[int, int]:
     """(width, height) in pixels that `load(path)` will have; reads the file's header only.
 
     An orientation written after the pixels, as very few PNGs have it, is not seen.
@@ -330,6 +331,9 @@ def _checked(image: np.ndarray) -> np.ndarray:
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike) -> Iterator[ImageFile.ImageFile]:
     """Open an image file or address; whatever goes wrong before it is closed is a UserError."""
+    if not isinstance(path, Picture):
+        kind = type(path).__name__
+        raise UserError(f"a picture is given by its path or as an array, not as {kind}")
     source = io.BytesIO(fetch.picture(path)) if fetch.is_address(path) else paths.open_file(path)
     with source as file:
         start = file.read(12)

@@ -239,7 +239,7 @@ def wasserstein_distance(found: Sums, wanted: Sums) -> "tf.Tensor":
         """tr (ΣΣₜ)^½"""
         matrix = tf.matmul(root, covariance @ root, transpose_a=True)
         matrix = tf.where(tf.math.is_finite(matrix), matrix, 0.0)  # or eigh raises an error
-        with tf.device("CPU:0"):  # a GPU of its own has not been tried
+        with tf.device("CPU:0"):  # not tried on a GPU
             values, vectors = tf.linalg.eigh(matrix)
         # Rounding may leave the least below 0.
         roots = tf.sqrt(tf.maximum(values, 1e-12 * values[..., -1:]))

@@ -72,6 +72,7 @@ class Outputs:
 
         sources: files that must not be replaced; size: the result's longest side. Changes nothing.
         """
+        sources = [*sources]
         taken = [*sources]
         images.check_result_path(self.result, taken)
         images.check_format(self.result, size, self.depth)
@@ -150,17 +151,18 @@ class Outputs:
             for path in paths.files_in(self.folder)
             if re.fullmatch(r"\d{6,}", path.stem) and path.suffix.lower() in images.FORMATS
         ]
-        sources = [*sources]
         for path in earlier:
-            if used := [x for x in sources if paths.is_same(path, x)]:
-                cause, advice = f"{used[0]} would be replaced", ""
-            elif images.is_foreign(path):
-                cause, advice = f"{path} was not made by this program", "move it or "
-            else:
-                continue
-            raise UserError(
-                f"cannot save pictures in {self.folder}: {cause}; {advice}choose another --result"
-            )
+            for source in sources:
+                if paths.is_same(path, source):
+                    raise UserError(
+                        f"cannot save pictures in {self.folder}: {source} would be replaced; "
+                        "choose another --result"
+                    )
+            if images.is_foreign(path):
+                raise UserError(
+                    f"cannot save pictures in {self.folder}: {path} was not made by this program; "
+                    "move it or choose another --result"
+                )
         return earlier
 
     def _save_picture(self, step) -> None:
@@ -170,13 +172,10 @@ class Outputs:
                 for path in self._earlier_pictures():
                     path.unlink()
             digits = max(6, len(str(step.settings.num_iter)))
-            name = f"{step.iteration:0{digits}}{Path(self.result).suffix}"
+            path = self.folder / f"{step.iteration:0{digits}}{Path(self.result).suffix}"
             picture = step.picture(exact=self.depth > 8)
-            made = metadata(
-                *(step.sources, self.result, step.settings, step.losses, step.iteration),
-                self.depth,
-            )
-            images.save(self.folder / name, picture, made, self.depth)
+            made = step.settings, step.losses, step.iteration, self.depth
+            images.save(path, picture, metadata(step.sources, path, *made), self.depth)
         except (OSError, UserError) as error:
             if isinstance(error, OSError):
                 error = f"cannot save pictures in {self.folder}: {why(error)}"

@@ -43,10 +43,7 @@ def check_fields(settings) -> None:
     Raises UserError unless each keeps within its LIMITS, or is its default. Numbers must be finite.
     """
     for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if value is field.default:
-            continue
-        value = plain(field.name, value, field.type)
+        value = plain(field.name, getattr(settings, field.name), field.type)
         object.__setattr__(settings, field.name, value)
         if value == field.default:
             continue
@@ -74,11 +71,12 @@ def plain(name: str, value: Any, kind):
             return tuple(plain(name, x, kind) for x in items)
     if str in kinds and isinstance(value, str | os.PathLike):
         return os.fsdecode(value)
-    number: Any = value if isinstance(value, numbers.Real) else math.nan
-    if float in kinds and number is value:
-        return float(number)
-    if int in kinds and (isinstance(number, numbers.Integral) or float(number).is_integer()):
-        return int(number)
+    if float in kinds and isinstance(value, numbers.Real):
+        return float(value)
+    if int in kinds and isinstance(value, numbers.Integral):
+        return operator.index(value)
+    if int in kinds and isinstance(value, numbers.Real) and float(value).is_integer():
+        return int(float(value))
     wanted = {str: "text", float: "a number", int: "a whole number"}
     wanted = " or ".join(wanted[x] for x in kinds if x in wanted)
     shown = repr(value) if isinstance(value, str | numbers.Number | None) else type(value).__name__

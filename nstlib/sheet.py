@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from nstlib import UserError, images
+from nstlib.images import Picture
 
-Picture = str | os.PathLike | np.ndarray
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 TILE = 480  # width of a tile in pixels, less where the sheet would exceed

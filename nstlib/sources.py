@@ -1,28 +1,16 @@
 """The pictures of a run: read and checked before work starts, in the colours and sizes wanted."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nstlib import UserError, images, memory, networks
 from nstlib.colors import grey, lightness_of, prepare
+from nstlib.images import Picture
 from nstlib.scales import with_margin
 from nstlib.settings import STARTS, Settings
-
-Picture = str | os.PathLike | np.ndarray  # a file, or uint8 [H, W, 3]
-
-
-def listed(styles: Any) -> list:
-    """Several pictures as they are; one, or what is none, by itself."""
-    if isinstance(styles, Iterable) and not isinstance(styles, Picture):
-        return list(styles)
-    return [styles]
-
-
-def name_of(picture: Picture) -> str:
-    return "(array)" if isinstance(picture, np.ndarray) else os.fsdecode(picture)
 
 
 class Sources(NamedTuple):
@@ -34,6 +22,7 @@ class Sources(NamedTuple):
     init: np.ndarray | None  # float32, what the optimization is to start from, of any size
     thinnest: float  # the shortest side of all, over the longest of the content
     tint: Callable[[np.ndarray], np.ndarray] = lambda image: image  # gives a result its colours
+    names: tuple[str, ...] = ()  # of content and styles
 
     def in_colors(self, settings: Settings) -> "Sources":
         """With the colours that resolved settings want."""
@@ -84,14 +73,15 @@ def check_settings(settings: Settings, styles: int) -> None:
 
 
 def load_sources(
-    content: Picture, styles: Sequence[Picture], settings: Settings, tile: int | str = "auto"
+    content: Picture, styles: Any, settings: Settings, tile: int | str = "auto"
 ) -> Sources:
-    """Everything that is read from files, checked before TensorFlow's seconds."""
+    """Everything that is read from files, checked before TensorFlow's seconds.
+
+    styles: a Picture, or several.
+    """
+    several = isinstance(styles, Iterable) and not isinstance(styles, Picture)
+    styles = list(styles) if several else [styles]
     check_settings(settings, len(styles))
-    for file in (content, *styles):
-        if not isinstance(file, Picture):
-            kind = type(file).__name__
-            raise UserError(f"a picture is given by its path or as an array, not as {kind}")
     files, scales = [content, *styles], [1.0] + [settings.style_scale] * len(styles)
     memory.check_memory(settings, [images.image_size(file) for file in files], tile)
     sizes = [round(settings.size * scale) for scale in scales]
@@ -108,7 +98,8 @@ def load_sources(
         scale * min(image.shape[:2]) / max(image.shape[:2])
         for image, scale in zip(loaded, scales, strict=True)
     )
-    return Sources(loaded[0], loaded[1:], masks, init, thinnest)
+    names = ("(array)" if isinstance(x, np.ndarray) else os.fsdecode(x) for x in files)
+    return Sources(loaded[0], loaded[1:], masks, init, thinnest, names=tuple(names))
 
 
 def start_image(settings: Settings, sources: Sources) -> np.ndarray:

@@ -541,9 +541,8 @@ def test_what_is_done_to_the_losses_of_a_step():
     """It is done to a copy."""
     expected = interrupted(9, dict).losses
     settings = quick(num_iter=6, scales=2, size=80)
-    assert (
-        nst.stylize(CONTENT, STYLE, settings, lambda step: step.losses.clear()).losses == expected
-    )
+    result = nst.stylize(CONTENT, STYLE, settings, lambda step: step.losses.clear())
+    assert result.losses == expected
 
 
 @pytest.mark.parametrize(
