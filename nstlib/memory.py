@@ -7,10 +7,11 @@ measured with TensorFlow 2.21 for `small` and VGG19, from 128 to 2048 pixels: mo
 import bisect
 import contextlib
 import dataclasses
+import functools
 import math
 import os
+import subprocess
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from nstlib import UserError, images, networks, tf
@@ -36,6 +37,7 @@ LOADING, STYLE_LOADING = 75, 30  # bytes a pixel, of the content and of styles, 
 # process; up to 2³⁰ leaves room for what it puts around them.
 MOST_VALUES = 2**30
 
+PATIENCE = 10  # seconds, for an NVIDIA driver to answer
 PROC = Path("/proc")
 # Files of Linux's control groups, by which containers are limited: version 2, then 1.
 GROUPS = {
@@ -84,8 +86,9 @@ def ways(
     """In what tiles, in pixels, a picture is to be evaluated, 0 for as a whole: what is estimated
     to fit into memory, and then what takes less.
 
-    tile, workers: as `stylize` takes them. A GPU's memory is not known before it is used up; but
-    there are tiles, whatever `tile` says, where an activation has more values than it can number.
+    tile, workers: as `stylize` takes them. Of a GPU it is known what certainly does not fit, and
+    what is left is to be tried; and there are tiles, whatever `tile` says, where an activation has
+    more values than it can number.
     """
     longest = max(content)
     if tile == "auto" and workers and longest > TILES[0]:
@@ -93,8 +96,12 @@ def ways(
     smaller = [size for size in TILES if size < longest]
     found = [0, *smaller] if tile == "auto" else [int(tile) if 0 < int(tile) < longest else 0]
     if tf.gpus():
-        numbered = partial(_has_numbers, settings.resolved(), [content, *styles])
-        return list(filter(numbered, found)) or smaller or found
+        resolved = settings.resolved()
+        fit = [x for x in found if _has_numbers(resolved, [content, *styles], x)]
+        if tile == "auto" and smaller:
+            limit = _graphics_card()
+            fit = [x for x in fit if _held(resolved, content, x) <= limit] or found[-1:]
+        return fit or smaller or found
     if tile != "auto":
         return found
     limit = available()
@@ -144,6 +151,14 @@ def _has_numbers(settings: Settings, pictures: Sequence[Size], tile: int) -> boo
     return widest * max(_seen(settings, size, tile) for size in pictures) < MOST_VALUES
 
 
+def _held(settings: Settings, content: Size, tile: int) -> float:
+    """Bytes of the activations alone, which all are there at once before the gradient is found;
+    settings: resolved."""
+    activations = networks.NETWORKS[settings.network].activations(networks.used_layers(settings))
+    each = 4 if settings.precision == "float32" else 2
+    return each * activations * _seen(settings, content, tile)
+
+
 def _seen(settings: Settings, picture: Size, tile: int) -> int:
     """Pixels that the network sees at once; settings: resolved; tile: 0 for a whole picture."""
     if not tile:
@@ -162,6 +177,16 @@ def _resident() -> int:
     with contextlib.suppress(OSError):
         return int((PROC / "self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+@functools.cache
+def _graphics_card() -> float:
+    """Bytes of the largest NVIDIA card, in all: TensorFlow takes what is free when it starts."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+        told = subprocess.run(query, capture_output=True, text=True, timeout=PATIENCE, check=True)
+        return max(map(float, told.stdout.split())) * 2**20
+    return float("inf")
 
 
 def _machine() -> float:

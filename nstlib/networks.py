@@ -11,8 +11,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -46,15 +47,21 @@ class Field(NamedTuple):
         reach = self.before + before * self.stride, self.after + after * self.stride
         return Field(2 * self.stride, *reach)
 
+    def count(self, length: int) -> int:
+        """How many positions there are along a side of so many pixels: those of which what pooling
+        takes together is wholly within it."""
+        return (length - 1 - (self.after - self.before)) // self.stride + 1
+
 
 class Level(NamedTuple):
     """A level of the pyramid, which can be evaluated by itself, as a picture of its own: the first
     is the image, and each of the others is made of the one before. Without a pyramid there is but
     the first."""
 
-    made: Any  # Keras model from the level before; None for the first
-    seen: Any  # Keras model to the activations by name; None where none is wanted
+    made: Callable  # from the picture of the level before; of no use for the first
+    seen: Callable  # picture, cuts as in Network.see [none] -> the activations by name
     fields: dict[str, Field]  # of each wanted layer, in pixels of this level
+    pools: list[Field]  # of what is pooled, each time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,19 +120,32 @@ class Network:
         """The Keras layers by name, with their weights."""
         raise NotImplementedError
 
-    def see(self, picture, names: Sequence[str], convolutions: dict, pooling: str, precision: str):
-        """The activations of these convolutions by name, from a normalized picture."""
-        x, activations = picture, {}
+    def see(
+        self,
+        picture,
+        names: Sequence[str],
+        convolutions: dict,
+        pooling: str,
+        precision: str,
+        cuts: Sequence = (),
+    ) -> dict:
+        """The activations of these convolutions by name, from a normalized picture.
+
+        cuts: after each pooling, with which of its results to go on, as `cut` takes them [all].
+        """
+        x, activations, boxes = picture, {}, iter(cuts)
         for name, convolution in convolutions.items():
             if set(names) <= activations.keys():
                 break
-            x = self.pooled(x, pooling, precision) if self.is_pooled(name) else x
+            if self.is_pooled(name):
+                x, box = self.pooled(x, pooling, precision), next(boxes, None)
+                x = x if box is None else cut(x, box)
             x = activations[name] = convolution(x)
         return {name: activations[name] for name in names}
 
     def pooled(self, features, pooling: str, precision: str):
         """Activations, or the picture of a level, [1, H, W, C], at half the size; where H or W is
-        odd without the last row or column."""
+        odd without the last row or column, save with "blur"."""
         return pooled(features, pooling, dtype=precision)
 
     def build(
@@ -136,14 +156,15 @@ class Network:
         precision: str,
     ) -> "tf.keras.Model":
         """From an image to a dict of the activations of these layers; see feature_extractor."""
-        image, activations = _input(), {}
+        image = tf.keras.Input([None, None, 3], dtype="float32", name="image")
+        activations = {}
         convolutions = self.convolutions(kernels, precision)
         picture = self.normalized(image, precision)
         for number, wanted in enumerate(self.by_level(layers)):
             picture = self.pooled(picture, pooling, "float32") if number else picture
             seen = self.see(picture, list(wanted.values()), convolutions, pooling, precision)
             activations |= {layer: seen[name] for layer, name in wanted.items()}
-        return _model(image, {layer: activations[layer] for layer in layers})
+        return tf.keras.Model(image, {layer: activations[layer] for layer in layers})
 
     def build_levels(
         self,
@@ -154,18 +175,26 @@ class Network:
     ) -> list[Level]:
         """The same a level at a time, down to the last one of which a layer is wanted."""
         convolutions, fields = self.convolutions(kernels, precision), self.fields(pooling)
-        levels = []
-        for number, wanted in enumerate(self.by_level(layers)):
-            picture, made, seen = _input(), None, None
-            if number:  # of the image, or of a level, which is normalized
-                before = picture if number > 1 else self.normalized(picture, precision)
-                made = _model(picture, self.pooled(before, pooling, "float32"))
-            if wanted:
-                normal = picture if number else self.normalized(picture, precision)
-                seen = self.see(normal, list(wanted.values()), convolutions, pooling, precision)
-                seen = _model(picture, {layer: seen[name] for layer, name in wanted.items()})
-            levels.append(Level(made, seen, {x: fields[name] for x, name in wanted.items()}))
-        return levels
+
+        def made(normalize, picture):
+            before = self.normalized(picture, precision) if normalize else picture
+            return self.pooled(before, pooling, "float32")
+
+        def seen(normalize, wanted, picture, cuts=()):
+            normal = self.normalized(picture, precision) if normalize else picture
+            names = list(wanted.values())
+            found = self.see(normal, names, convolutions, pooling, precision, cuts)
+            return {layer: found[name] for layer, name in wanted.items()}
+
+        return [
+            Level(
+                partial(made, number == 1),
+                partial(seen, not number, wanted),
+                {layer: fields[name] for layer, name in wanted.items()},
+                self.pools(pooling),
+            )
+            for number, wanted in enumerate(self.by_level(layers))
+        ]
 
     def by_level(self, layers: Sequence[str]) -> list[dict[str, str]]:
         """Of each level that is wanted, or passed on the way, the convolutions by layer."""
@@ -185,11 +214,22 @@ class Network:
 
     def fields(self, pooling: str) -> dict[str, Field]:
         """The receptive field of each convolution by name, in pixels of its level."""
-        field, fields = Field(), {}
-        for name, shape in self.shapes.items():
-            field = field.pooled(pooling) if self.is_pooled(name) else field
-            field = fields[name] = field.convolved(shape[0])
+        fields, _ = self._fields(pooling)
         return fields
+
+    def pools(self, pooling: str) -> list[Field]:
+        """That of what is pooled, each time."""
+        _, pools = self._fields(pooling)
+        return pools
+
+    def _fields(self, pooling: str) -> tuple[dict[str, Field], list[Field]]:
+        field, fields, pools = Field(), {}, []
+        for name, shape in self.shapes.items():
+            if self.is_pooled(name):
+                field = field.pooled(pooling)
+                pools.append(field)
+            field = fields[name] = field.convolved(shape[0])
+        return fields, pools
 
     def activations(self, layers: Sequence[str]) -> float:
         """How many there are for each pixel of an image, where these layers are wanted."""
@@ -199,16 +239,6 @@ class Network:
     def size(self) -> int:
         """Of the weights in float32, in bytes."""
         return 4 * sum(math.prod(shape) + shape[-1] for shape in self.shapes.values())
-
-
-def _input():
-    return tf.keras.Input([None, None, 3], dtype="float32", name="image")
-
-
-def _model(picture, outputs) -> "tf.keras.Model":
-    model = tf.keras.Model(picture, outputs)
-    model.trainable = False
-    return model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,8 +292,8 @@ class VGG(Network):
             layers[name].set_weights([kernel, bias / self.scale(precision)])
         return layers
 
-    def see(self, picture, names: Sequence[str], convolutions: dict, pooling: str, precision: str):
-        found = super().see(picture, names, convolutions, pooling, precision)
+    def see(self, picture, names, convolutions, pooling, precision, cuts=()):
+        found = super().see(picture, names, convolutions, pooling, precision, cuts)
         if (scale := self.scale(precision)) > 1:
             found = {x: tf.keras.ops.cast(y, "float32") * scale for x, y in found.items()}
         return found
@@ -327,6 +357,7 @@ def _convolution(name: str, shape: tuple[int, ...], precision: str):
     layer = tf.keras.layers.Conv2D(
         shape[-1], shape[0], padding="same", activation="relu", dtype=precision, name=name
     )
+    layer.trainable = False
     layer.build([None, None, None, shape[2]])
     fast = tf.has_onednn() or tf.gpus()
     if not fast and precision == "float32" and shape[2] > 3:
@@ -351,6 +382,11 @@ def _convolve(features, kernel):
         return tf.nn.conv2d(features, values, 1, "SAME"), gradient
 
     return function(features)
+
+
+def cut(features, box):
+    """Of activations, [1, h, w, C], those in a box: top, left, height, width."""
+    return tf.slice(features, [0, box[0], box[1], 0], [1, box[2], box[3], features.shape[-1]])
 
 
 POOLINGS = ("max", "avg", "blur")
@@ -378,7 +414,7 @@ def _halve(features):
     in bfloat16 TensorFlow's own takes thirty times as long."""
 
     def convolve(x, kernel, stride, padding):
-        kernel = np.repeat(kernel[:, :, np.newaxis, np.newaxis], x.shape[-1], 2)
+        kernel = np.repeat(kernel[:, :, np.newaxis, np.newaxis], features.shape[-1], 2)
         strides = [1, stride, stride, 1]
         return tf.nn.depthwise_conv2d(x, tf.constant(kernel, x.dtype), strides, padding)
 

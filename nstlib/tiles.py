@@ -36,13 +36,23 @@ BACK = 2.0  # what the second pass takes, in times of the first
 
 
 class Span(NamedTuple):
-    """One side of a tile: its core, whose positions count, and the window around it."""
+    """One side of a tile: its core, whose positions count, and what is seen for their sake, of the
+    picture and then of what is pooled on the way."""
 
     start: int
     stop: int
-    before: int  # where the window starts
-    after: int  # where it stops
     last: bool  # whether the picture ends here
+    seen: list[tuple[int, int]]  # of the pixels, and after each pooling: from where, and up to
+
+    @property
+    def before(self) -> int:
+        """Where the window starts."""
+        return self.seen[0][0]
+
+    @property
+    def after(self) -> int:
+        """Where the window stops."""
+        return self.seen[0][1]
 
     def positions(self, field: Field, length: int) -> slice:
         """The core's positions in a layer of this field, which has so many in all."""
@@ -50,32 +60,40 @@ class Span(NamedTuple):
         return slice(self.start // field.stride, stop)
 
     def within(self, field: Field, length: int) -> list[int]:
-        """The same within the window's own activations: the first, and how many there are."""
-        found = self.positions(field, length)
-        return [found.start - self.before // field.stride, found.stop - found.start]
+        """The same within the tile's own activations: the first, and how many there are."""
+        found, poolings = self.positions(field, length), field.stride.bit_length() - 1
+        return [found.start - self.seen[poolings][0], found.stop - found.start]
+
+    def cuts(self) -> list[list[int]]:
+        """After each pooling, what is seen within what the pooling gives."""
+        return [[y[0] - x[0] // 2, y[1] - y[0]] for x, y in pairwise(self.seen)]
 
 
-def spans(length: int, tile: int, fields: Sequence[Field]) -> list[Span]:
+def spans(
+    length: int, tile: int, fields: Sequence[Field], pools: Sequence[Field] = ()
+) -> list[Span]:
     """How a side of a picture is divided: into as many equal parts as have at most `tile` pixels.
 
     They begin at multiples of the largest stride, so that pooling takes the same cells together
     that it takes in the whole picture, and have at least one position in each layer; windows are as
-    wide as the fields of the core's positions.
+    wide as the fields of the core's positions, and so is what is seen after each pooling.
     """
-    stride = max(field.stride for field in fields)
-    before = max(field.before for field in fields)
-    after = max(field.after + 1 - field.stride for field in fields)
+    deepest = max(fields)
+    stride = deepest.stride
+
+    def seen(start, stop, field):
+        before = deepest.before - field.before
+        after = deepest.after - field.after + field.stride - stride
+        most = field.count(length)
+        end = most if stop == length else min(most, (stop + after) // field.stride)
+        return max(0, (start - before) // stride * stride) // field.stride, end
+
+    on_the_way = [Field(), *(field for field in pools if field.stride <= stride)]
     cells = max(1, length // stride)
     number = min(cells, -(-length // tile))
     edges = [-(-cells * k // number) * stride for k in range(number)] + [length]
     return [
-        Span(
-            start,
-            stop,
-            max(0, (start - before) // stride * stride),
-            min(length, stop + after),
-            stop == length,
-        )
+        Span(start, stop, stop == length, [seen(start, stop, field) for field in on_the_way])
         for start, stop in pairwise(edges)
     ]
 
@@ -104,16 +122,16 @@ class Tile(NamedTuple):
         field, (height, width) = self.fields[layer], self.sizes[layer]
         return np.s_[:, self.rows.positions(field, height), self.columns.positions(field, width)]
 
+    def cuts(self) -> list[np.ndarray]:
+        """The cuts of Level.seen."""
+        return list(map(_box, self.rows.cuts(), self.columns.cuts()))
+
     def boxes(self) -> dict[str, np.ndarray]:
         """By layer where these are in the tile's own activations: top, left, height, width."""
         boxes = {}
         for layer, field in self.fields.items():
             height, width = self.sizes[layer]
-            (top, rows), (left, columns) = (
-                self.rows.within(field, height),
-                self.columns.within(field, width),
-            )
-            boxes[layer] = np.array([top, left, rows, columns], np.int32)
+            boxes[layer] = _box(self.rows.within(field, height), self.columns.within(field, width))
         return boxes
 
     def region(self, layer: str, *mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -132,6 +150,11 @@ class Tile(NamedTuple):
         )
 
 
+def _box(rows: list[int], columns: list[int]) -> np.ndarray:
+    """For networks.cut, from the first of the rows and how many there are, and of the columns."""
+    return np.array([rows[0], columns[0], rows[1], columns[1]], np.int32)
+
+
 # What is done on a device
 
 
@@ -140,6 +163,7 @@ class Job(NamedTuple):
 
     level: int
     window: np.ndarray  # [1, h, w, 3]
+    cuts: list[np.ndarray]
     boxes: dict[str, np.ndarray]
     regions: dict[str, list[dict]]  # by style layer, of each wanted sum losses.sums' y and mask
     shares: dict[str, np.float32]  # by content layer
@@ -151,8 +175,8 @@ class Job(NamedTuple):
 class LevelFunctions(NamedTuple):
     """Of a level of a network on one device, compiled."""
 
-    activations: Callable  # window, boxes -> by content layer those of the core, float32
-    sums: Callable  # window, boxes, regions -> by style layer the sums of the core
+    activations: Callable  # window, cuts, boxes -> by content layer those of the core, float32
+    sums: Callable  # window, cuts, boxes, regions -> by style layer the sums of the core
     # style loss, its derivative by the sums, Job's fields -> (content loss, gradient)
     gradient: Callable
 
@@ -182,33 +206,29 @@ def _functions(settings, device: str | None) -> list[LevelFunctions]:
 def _level_functions(settings, level: networks.Level) -> LevelFunctions:
     content = _layers(settings.content_weight, settings.network, settings.content_layers)
 
-    def cut(features, box):
-        return tf.slice(features, [0, box[0], box[1], 0], [1, box[2], box[3], features.shape[-1]])
-
-    def activations(window, boxes):
-        features = level.seen(window)
-        return {
-            x: tf.cast(cut(features[x], boxes[x]), tf.float32) for x in features if x in content
-        }
+    def activations(window, cuts, boxes):
+        features = level.seen(window, cuts)
+        found = {x: networks.cut(features[x], boxes[x]) for x in features if x in content}
+        return {x: tf.cast(y, tf.float32) for x, y in found.items()}
 
     def find_sums(features, boxes, regions):
         return {
-            x: [losses.sums(cut(features[x], boxes[x]), **region) for region in regions[x]]
+            x: [losses.sums(networks.cut(features[x], boxes[x]), **region) for region in regions[x]]
             for x in regions
         }
 
-    def sums(window, boxes, regions):
-        return find_sums(level.seen(window), boxes, regions)
+    def sums(window, cuts, boxes, regions):
+        return find_sums(level.seen(window, cuts), boxes, regions)
 
-    def gradient(style_loss, slopes, window, boxes, regions, shares, focus, kept, photograph):
-        targets = activations(photograph[0], boxes) if photograph else kept
+    def gradient(style_loss, slopes, window, cuts, boxes, regions, shares, focus, kept, photograph):
+        targets = activations(photograph[0], cuts, boxes) if photograph else kept
         with tf.GradientTape() as tape:
             tape.watch(window)
-            features = level.seen(window)
+            features = level.seen(window, cuts)
             found = find_sums(features, boxes, regions)
             pairs = tf.nest.map_structure(lambda slope, one: slope * one, slopes, found)
             errors = {
-                x: losses.content_loss(cut(features[x], boxes[x]), targets[x], focus[x])
+                x: losses.content_loss(networks.cut(features[x], boxes[x]), targets[x], focus[x])
                 for x in shares
             }
             loss, magnitude = tf.constant(0.0), style_loss
@@ -228,12 +248,12 @@ def _as_arrays(found):
 
 def find_activations(device, settings, job: Job) -> dict[str, np.ndarray]:
     function = _functions(settings, device)[job.level].activations
-    return _as_arrays(function(tf.constant(job.window), job.boxes))
+    return _as_arrays(function(tf.constant(job.window), job.cuts, job.boxes))
 
 
 def find_sums(device, settings, job: Job) -> dict[str, list[losses.Sums]]:
     function = _functions(settings, device)[job.level].sums
-    return _as_arrays(function(job.window, job.boxes, job.regions))
+    return _as_arrays(function(job.window, job.cuts, job.boxes, job.regions))
 
 
 def find_gradient(device, settings, style_loss, slopes, job: Job) -> tuple[np.ndarray, np.ndarray]:
@@ -377,10 +397,11 @@ class Tiled:
             fields = {layer: field for layer, field in level.fields.items() if layer in layers}
             if not fields:
                 continue
-            shapes = level.seen.compute_output_shape(picture.shape)
-            sizes = {layer: tuple(shapes[layer][1:3]) for layer in fields}
+            height, width = picture.shape[1:3]
+            sizes = {x: (field.count(height), field.count(width)) for x, field in fields.items()}
             rows, columns = (
-                spans(length, self.tile, list(fields.values())) for length in picture.shape[1:3]
+                spans(length, self.tile, list(fields.values()), level.pools)
+                for length in (height, width)
             )
             tiles += [Tile(number, x, y, fields, sizes) for x in rows for y in columns]
         return tiles
@@ -406,8 +427,8 @@ class Tiled:
                 for x in masks.keys() & tile.fields.keys()
             }
             window = pictures[tile.level][tile.window].astype(np.float32, copy=False)
-            boxes = tile.boxes()
-            return Job(tile.level, window, boxes, regions, parts, focus, kept, photograph)
+            where = tile.cuts(), tile.boxes()
+            return Job(tile.level, window, *where, regions, parts, focus, kept, photograph)
 
         results = self.workers.run(function, common, map(job, tiles))
         whole, done = sum(tile.pixels for tile in tiles), 0
@@ -515,9 +536,9 @@ def _bands(height: int, halved: int) -> Iterator[tuple[slice, slice, slice]]:
     wanted for, and where these are in what is made of the former alone."""
     field = Field().pooled("blur")
     for span in spans(height, BAND, [field]):
-        first, number = span.within(field, halved)
-        rows = span.positions(field, halved)
-        yield slice(span.before, span.after), rows, slice(first, first + number)
+        rows, first = span.positions(field, halved), span.before // field.stride
+        within = slice(rows.start - first, rows.stop - first)
+        yield slice(span.before, span.after), rows, within
 
 
 @networks.compiled

@@ -21,8 +21,13 @@ def cpu(monkeypatch):
 
 
 @pytest.fixture
-def gpu(cpu, monkeypatch):
+def gpu(cpu, monkeypatch, tmp_path):
+    """One of which nothing is known."""
     monkeypatch.setattr(memory.tf, "gpus", lambda: ["GPU"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    memory._graphics_card.cache_clear()
+    yield
+    memory._graphics_card.cache_clear()
 
 
 def settings(**changes):
@@ -212,7 +217,7 @@ def test_tiles_where_the_whole_does_not_fit(system, network, size, ways):
 @pytest.mark.parametrize(
     ("size", "style", "tile", "ways"),
     [
-        (3000, 512, "auto", [0, 1024, 512, 256]),  # memory is not known before it is used up
+        (3000, 512, "auto", [0, 1024, 512, 256]),  # until it is used up
         (9999, 512, "auto", [1024, 512, 256]),  # but the whole cannot be numbered
         (900, 9999, "auto", [512, 256]),
         (9999, 512, 0, [1024, 512, 256]),
@@ -224,6 +229,31 @@ def test_tiles_where_the_whole_does_not_fit(system, network, size, ways):
 def test_ways_on_graphics_cards(gpu, network, size, style, tile, ways):
     chosen = settings(network=network, size=size)
     assert memory.ways(chosen, (size, size), [(style, style)], tile) == ways
+
+
+@pytest.mark.parametrize(
+    ("cards", "size", "ways"),
+    [
+        ("16384", 3000, [0, 1024, 512, 256]),
+        ("8192", 3000, [1024, 512, 256]),
+        ("4096\n8192\n2048", 3000, [1024, 512, 256]),  # of which it may be the largest
+        ("8192\n16384", 3000, [0, 1024, 512, 256]),
+        ("1024", 3000, [512, 256]),
+        ("64", 3000, [256]),  # if anything
+        ("64", 200, [0]),
+        ("[N/A]", 3000, [0, 1024, 512, 256]),  # where it shares the machine's
+        ("", 3000, [0, 1024, 512, 256]),
+        ("64; exit 9", 3000, [0, 1024, 512, 256]),
+    ],
+)
+def test_what_the_driver_tells(gpu, tmp_path, cards, size, ways):
+    driver = tmp_path / "nvidia-smi"
+    text, _, end = cards.partition("; ")
+    driver.write_text(f"#!/bin/sh\n[ $1 = --query-gpu=memory.total ] && echo '{text}'\n{end}")
+    driver.chmod(0o755)
+    chosen = settings(network="vgg19", size=size)
+    assert memory.ways(chosen, (size, size), [(512, 512)]) == ways
+    assert memory.ways(chosen, (size, size), [(512, 512)], tile=0) == [0]
 
 
 def test_nothing_is_loaded_that_does_not_fit(monkeypatch):

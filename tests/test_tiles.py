@@ -87,6 +87,25 @@ def test_spans(pooling):
             assert covered == list(range(length // field.stride))
 
 
+@pytest.mark.parametrize("pooling", networks.POOLINGS)
+def test_what_is_pooled_is_cut(pooling):
+    """To what the core's positions see of it, and at most a stride more before that."""
+    network = networks.NETWORKS["vgg19"]
+    pools, fields = network.pools(pooling), network.fields(pooling)
+    deepest = fields["block4_conv2"]
+    assert [field.stride for field in pools] == [2, 4, 8, 16]
+    for length, tile in itertools.product([33, 151, 1000, 1023], [64, 256]):
+        for span in tiles.spans(length, tile, [fields["block1_conv1"], deepest], pools):
+            core = span.positions(deepest, deepest.count(length))
+            assert len(span.seen) == 4  # of the pixels, and after three poolings
+            for field, (first, end) in zip(pools, span.seen[1:], strict=False):
+                before, after = deepest.before - field.before, deepest.after - field.after
+                needed = core.start * 8 - before, (core.stop - 1) * 8 + after
+                assert max(0, needed[0] - 7) <= first * field.stride <= max(0, needed[0])
+                most = field.count(length)
+                assert end == (most if span.last else min(most, needed[1] // field.stride + 1))
+
+
 # Losses and gradients
 
 
@@ -144,6 +163,16 @@ def both(tile, shape, narrow, styles=1, masks=(), **changes):
         (64, (150, 210), {"network": "narrow", "content_focus": 1.0}),
         (80, (129, 97), {"network": "narrow", "style_loss": "wasserstein", "pooling": "blur"}),
         (64, (97, 129), {"network": "narrow", "pooling": "avg", "content_layers": ["conv3_2"]}),
+        (
+            64,
+            (97, 129),
+            {"network": "narrow", "style_layers": ["conv2_1"], "content_layers": ["conv3_2"]},
+        ),
+        (
+            64,
+            (97, 129),
+            {"network": "narrow", "style_layers": ["conv3_1"], "content_layers": ["conv1_2"]},
+        ),
     ],
 )
 def test_tiles_are_exact(tile, shape, changes, narrow):
