@@ -59,7 +59,7 @@ def needed(settings: Settings, content: Size, styles: Sequence[Size], tile: int 
     precision = "float32" if settings.precision == "auto" else settings.precision
     resolved = dataclasses.replace(settings, precision=precision).resolved()
     layers = networks.used_layers(resolved)
-    activations = network.activations(layers)
+    activations = network.activations(layers) * network.overhead
     emulated = precision == "bfloat16" and not networks.has_bfloat16()
     each = EMULATED if emulated else ACTIVATION[precision]
     more = LBFGS if settings.optimizer == "lbfgs" else 0
@@ -86,9 +86,9 @@ def ways(
     """In what tiles, in pixels, a picture is to be evaluated, 0 for as a whole: what is estimated
     to fit into memory, and then what takes less.
 
-    tile, workers: as `stylize` takes them. Of a GPU it is known what certainly does not fit, and
-    what is left is to be tried; and there are tiles, whatever `tile` says, where an activation has
-    more values than it can number.
+    tile, workers: as `stylize` takes them. On a GPU the whole is left out where it certainly does
+    not fit, and the rest is to be tried; and there are tiles, whatever `tile` says, where an
+    activation has more values than it can number.
     """
     longest = max(content)
     if tile == "auto" and workers and longest > TILES[0]:
@@ -97,10 +97,9 @@ def ways(
     found = [0, *smaller] if tile == "auto" else [int(tile) if 0 < int(tile) < longest else 0]
     if tf.gpus():
         resolved = settings.resolved()
+        if tile == "auto" and smaller and _held(resolved, content) > _graphics_memory():
+            found = smaller
         fit = [x for x in found if _has_numbers(resolved, [content, *styles], x)]
-        if tile == "auto" and smaller:
-            limit = _graphics_card()
-            fit = [x for x in fit if _held(resolved, content, x) <= limit] or found[-1:]
         return fit or smaller or found
     if tile != "auto":
         return found
@@ -151,20 +150,19 @@ def _has_numbers(settings: Settings, pictures: Sequence[Size], tile: int) -> boo
     return widest * max(_seen(settings, size, tile) for size in pictures) < MOST_VALUES
 
 
-def _held(settings: Settings, content: Size, tile: int) -> float:
-    """Bytes of the activations alone, which all are there at once before the gradient is found;
+def _held(settings: Settings, content: Size) -> float:
+    """Bytes of a whole picture's activations, which all are there before the gradient is found;
     settings: resolved."""
     activations = networks.NETWORKS[settings.network].activations(networks.used_layers(settings))
-    each = 4 if settings.precision == "float32" else 2
-    return each * activations * _seen(settings, content, tile)
+    return (4 if settings.precision == "float32" else 2) * activations * _pixels(content)
 
 
 def _seen(settings: Settings, picture: Size, tile: int) -> int:
     """Pixels that the network sees at once; settings: resolved; tile: 0 for a whole picture."""
     if not tile:
         return _pixels(picture)
-    layers = networks.used_layers(settings)
-    window = networks.NETWORKS[settings.network].window(layers, str(settings.pooling), tile)
+    network, layers = networks.NETWORKS[settings.network], networks.used_layers(settings)
+    window = network.window(layers, str(settings.pooling), tile + 2 * MARGIN)
     return math.prod(min(window, length + 2 * MARGIN) for length in picture)
 
 
@@ -180,8 +178,8 @@ def _resident() -> int:
 
 
 @functools.cache
-def _graphics_card() -> float:
-    """Bytes of the largest NVIDIA card, in all: TensorFlow takes what is free when it starts."""
+def _graphics_memory() -> float:
+    """Bytes of the largest NVIDIA card: in all, for what was free TensorFlow has taken."""
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
         told = subprocess.run(query, capture_output=True, text=True, timeout=PATIENCE, check=True)

@@ -48,8 +48,11 @@ class Field(NamedTuple):
         return Field(2 * self.stride, *reach)
 
     def count(self, length: int) -> int:
-        """How many positions there are along a side of so many pixels: those of which what pooling
-        takes together is wholly within it."""
+        """How many positions there are along a side of so many pixels.
+
+        Max and avg pooling leave out what is not wholly within it; "blur" and convolutions, which
+        reach as far on both sides, do not.
+        """
         return (length - 1 - (self.after - self.before)) // self.stride + 1
 
 
@@ -58,18 +61,18 @@ class Level(NamedTuple):
     is the image, and each of the others is made of the one before. Without a pyramid there is but
     the first."""
 
-    made: Callable  # from the picture of the level before; of no use for the first
+    made: Callable  # from the picture of the level before; of the first it has no use
     seen: Callable  # picture, cuts as in Network.see [none] -> the activations by name
     fields: dict[str, Field]  # of each wanted layer, in pixels of this level
-    pools: list[Field]  # of what is pooled, each time
+    pools: list[Field]  # of what each pooling gives
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """A network of convolutions: what style transfer with it does by default, and how to build it.
 
-    Another kind is a class with its own `shapes`, `normalized`, `is_pooled`, `convolutions` and
-    `activations`, and what else of the methods it does differently.
+    Another kind is a class with its own `shapes`, `normalized`, `is_pooled` and `convolutions`, and
+    what else of the methods it does differently.
     """
 
     content_layers: tuple[str, ...]  # names, or name=weight
@@ -87,6 +90,7 @@ class Network:
     # Style layers of fewer positions across are left out: so few tell more of where things are in
     # the painting than of its manner, and would bring its figures into the picture.
     least_positions: int = 1
+    overhead: float = 1.0  # of memory, in times of what its activations take
     weights: str  # an address to download from, or a file in this folder
     md5: str = ""  # of what is downloaded
 
@@ -131,7 +135,8 @@ class Network:
     ) -> dict:
         """The activations of these convolutions by name, from a normalized picture.
 
-        cuts: after each pooling, with which of its results to go on, as `cut` takes them [all].
+        cuts: after each pooling, with which of its results to go on, as `cut` takes them [all];
+        fewer than there are poolings where what is deeper is of no use.
         """
         x, activations, boxes = picture, {}, iter(cuts)
         for name, convolution in convolutions.items():
@@ -218,7 +223,7 @@ class Network:
         return fields
 
     def pools(self, pooling: str) -> list[Field]:
-        """That of what is pooled, each time."""
+        """That of what each pooling gives, first to last."""
         _, pools = self._fields(pooling)
         return pools
 
@@ -233,7 +238,12 @@ class Network:
 
     def activations(self, layers: Sequence[str]) -> float:
         """How many there are for each pixel of an image, where these layers are wanted."""
-        raise NotImplementedError
+        fields, names, values = self.fields(self.pooling), list(self.shapes), 0.0
+        for number, wanted in enumerate(self.by_level(layers)):
+            deepest = max(map(names.index, wanted.values()), default=-1)
+            for name in names[: deepest + 1]:
+                values += self.shapes[name][-1] / (2**number * fields[name].stride) ** 2
+        return values
 
     @property
     def size(self) -> int:
@@ -265,11 +275,6 @@ class VGG(Network):
     def block(layer: str) -> int:
         """The number of a layer's block: 3 of block3_conv2, which is halved twice."""
         return int(layer.removeprefix("block").partition("_")[0])
-
-    def activations(self, layers: Sequence[str]) -> float:
-        names = list(self.shapes)
-        deepest = max((names.index(layer) for layer in layers), default=0)
-        return sum(self.shapes[x][-1] / 4 ** (self.block(x) - 1) for x in names[: deepest + 1])
 
     @staticmethod
     def scale(precision: str) -> int:
@@ -328,11 +333,6 @@ class Pyramid(Network):
     def place(self, layer: str) -> tuple[int, str]:
         level, _, name = layer.removeprefix("level").partition("_")
         return int(level) - 1, name
-
-    def activations(self, layers: Sequence[str]) -> float:
-        deepest = max((self.layers.index(layer) for layer in layers), default=0)
-        counts = [x / 4**level for level in range(self.levels) for x in self.channels]
-        return 1.8 * sum(counts[: deepest + 1])  # half again and more, as measured
 
     def normalized(self, image, precision: str):
         return (image - 128) / 64
@@ -471,6 +471,7 @@ NETWORKS = {
         contrast=25.0,
         tv_weight=1.0,
         least_positions=20,
+        overhead=1.8,
         weights="small.h5",
     ),
 }

@@ -37,7 +37,7 @@ BACK = 2.0  # what the second pass takes, in times of the first
 
 class Span(NamedTuple):
     """One side of a tile: its core, whose positions count, and what is seen for their sake, of the
-    picture and then of what is pooled on the way."""
+    picture and then of what each pooling gives."""
 
     start: int
     stop: int
@@ -77,8 +77,10 @@ def spans(
     They begin at multiples of the largest stride, so that pooling takes the same cells together
     that it takes in the whole picture, and have at least one position in each layer; windows are as
     wide as the fields of the core's positions, and so is what is seen after each pooling.
+
+    pools: the fields of what each pooling gives.
     """
-    deepest = max(fields)
+    deepest = max(fields)  # the last layer, which sees all that the others see
     stride = deepest.stride
 
     def seen(start, stop, field):

@@ -25,9 +25,9 @@ def gpu(cpu, monkeypatch, tmp_path):
     """One of which nothing is known."""
     monkeypatch.setattr(memory.tf, "gpus", lambda: ["GPU"])
     monkeypatch.setenv("PATH", str(tmp_path))
-    memory._graphics_card.cache_clear()
+    memory._graphics_memory.cache_clear()
     yield
-    memory._graphics_card.cache_clear()
+    memory._graphics_memory.cache_clear()
 
 
 def settings(**changes):
@@ -238,8 +238,7 @@ def test_ways_on_graphics_cards(gpu, network, size, style, tile, ways):
         ("8192", 3000, [1024, 512, 256]),
         ("4096\n8192\n2048", 3000, [1024, 512, 256]),  # of which it may be the largest
         ("8192\n16384", 3000, [0, 1024, 512, 256]),
-        ("1024", 3000, [512, 256]),
-        ("64", 3000, [256]),  # if anything
+        ("64", 3000, [1024, 512, 256]),  # if anything
         ("64", 200, [0]),
         ("[N/A]", 3000, [0, 1024, 512, 256]),  # where it shares the machine's
         ("", 3000, [0, 1024, 512, 256]),
@@ -254,6 +253,9 @@ def test_what_the_driver_tells(gpu, tmp_path, cards, size, ways):
     chosen = settings(network="vgg19", size=size)
     assert memory.ways(chosen, (size, size), [(512, 512)]) == ways
     assert memory.ways(chosen, (size, size), [(512, 512)], tile=0) == [0]
+    few = settings(size=size, style_layers=["level3_conv1"], content_layers=["level3_conv2"])
+    whole = [0, 1024, 512, 256][: 4 if size > 1024 else 1]
+    assert memory.ways(few, (size, size), [(512, 512)]) == (whole if cards != "64" else ways)
 
 
 def test_nothing_is_loaded_that_does_not_fit(monkeypatch):
