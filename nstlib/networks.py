@@ -179,7 +179,8 @@ class Network:
         precision: str,
     ) -> list[Level]:
         """The same a level at a time, down to the last one of which a layer is wanted."""
-        convolutions, fields = self.convolutions(kernels, precision), self.fields(pooling)
+        convolutions = self.convolutions(kernels, precision)
+        fields, pools = self._fields(pooling)
 
         def made(normalize, picture):
             before = self.normalized(picture, precision) if normalize else picture
@@ -196,7 +197,7 @@ class Network:
                 partial(made, number == 1),
                 partial(seen, not number, wanted),
                 {layer: fields[name] for layer, name in wanted.items()},
-                self.pools(pooling),
+                pools,
             )
             for number, wanted in enumerate(self.by_level(layers))
         ]
